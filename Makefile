@@ -1,0 +1,60 @@
+# One way to do each chore. PYTHON=python3.12 chooses the interpreter; ARGS="…" is passed on to the command.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NODE := tests/interop/node
+HOT := $(shell find src -name '*.pxd' -o -name '*.pyx')
+BUILT_FROM := pyproject.toml setup.py $(HOT) $(wildcard $(HOT:.pxd=.py))
+
+.PHONY: run test lint bench autobahn build clean
+
+run: $(VENV)/portico.stamp
+	$(BIN)/portico demo $(ARGS)
+
+test: build/system.stamp $(VENV)/portico.stamp $(VENV)/tools.stamp $(NODE)/node_modules/.package-lock.json
+	$(BIN)/python -m pytest $(ARGS)
+	PORTICO_PURE=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/portico.stamp $(VENV)/tools.stamp
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	$(BIN)/mypy --strict src
+
+bench: $(VENV)/portico.stamp $(VENV)/tools.stamp
+	$(BIN)/python -m pip install -q --group bench
+	$(BIN)/python bench/run.py $(ARGS)
+
+autobahn: $(VENV)/portico.stamp
+	$(BIN)/python tests/autobahn/run.py $(ARGS)
+
+build: $(VENV)/tools.stamp
+	$(BIN)/python -m pip install -q build
+	$(BIN)/python -m build $(ARGS)
+
+clean:
+	rm -rf $(VENV) build bench/.build dist src/*.egg-info $(NODE)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests bench '(' -name '*.so' -o -name '*.pyd' -o -name __pycache__ ')' -prune -exec rm -rf {} + 2>/dev/null || true
+
+# What the chores stand on. Each stamp is newer than what it was made from; the environment holds them all, so that
+# another PYTHON, which begins a new environment, makes them again.
+MADE := $(VENV)/python-$(subst /,_,$(PYTHON)).stamp
+
+$(MADE):
+	$(PYTHON) -c 'import sys; sys.exit("Portico needs Python 3.11 or newer: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(VENV)/portico.stamp: $(MADE) $(BUILT_FROM)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/tools.stamp: $(MADE) pyproject.toml
+	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -q --group test --group lint
+	touch $@
+
+build/system.stamp: scripts/system-packages.sh
+	PYTHON=$(PYTHON) scripts/system-packages.sh
+	mkdir -p build && touch $@
+
+$(NODE)/node_modules/.package-lock.json: $(NODE)/package.json $(NODE)/package-lock.json
+	cd $(NODE) && npm ci --silent --no-audit --no-fund && touch node_modules/.package-lock.json

@@ -1,0 +1,118 @@
+"""What is measured: the servers, the cases, and the targets that Portico is held to. Tables only, no measuring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server under test: ``servers/<file>`` with ``options``, and the distributions that it needs."""
+
+    name: str
+    file: str
+    needs: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    keeps_http: bool = True  # False: it closes the connection after each plain HTTP answer
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One load. ``mode``, ``path``, ``conns``, ``size`` (bytes) and ``depth`` (in flight) are wsload's arguments."""
+
+    name: str
+    about: str
+    mode: str
+    path: str
+    conns: int
+    size: int = 64
+    depth: int = 1
+    tls: bool = False
+    unit: str = "message"
+    figure: str = "cpu_us"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``subject``'s figure is at most ``limit`` times ``peer``'s; with no peer, at most ``limit`` itself."""
+
+    case: str
+    subject: str
+    limit: float
+    peer: str | None = None
+
+
+SERVERS = {
+    server.name: server
+    for server in (
+        Server("portico-endpoint", "portico_server.py", (), ("--mode", "endpoint")),
+        Server("portico-coroutine", "portico_server.py", (), ("--mode", "coroutine")),
+        Server("picows", "picows_server.py", ("picows", "uvloop"), keeps_http=False),
+        Server("aiohttp", "aiohttp_server.py", ("aiohttp", "uvloop")),
+        Server("uvicorn", "uvicorn_server.py", ("uvicorn", "httptools", "websockets", "uvloop")),
+        Server("websockets", "websockets_server.py", ("websockets", "uvloop"), keeps_http=False),
+    )
+}
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("echo", "echo, 100 connections, 64 bytes, 1 in flight", "echo", "/ws", 100),
+        Case("pipe", "echo, 100 connections, 64 bytes, 16 in flight", "echo", "/ws", 100, depth=16),
+        Case("big", "echo, 20 connections, 64 KiB, 1 in flight", "echo", "/ws", 20, size=65536),
+        Case(
+            "fan",
+            "broadcast of 64 bytes to 1,000 connections, 4 in flight",
+            "fanout",
+            "/room",
+            1000,
+            depth=4,
+            unit="delivery",
+        ),
+        Case(
+            "fan1",
+            "broadcast of 64 bytes to 1,000 connections, 1 in flight",
+            "fanout",
+            "/room",
+            1000,
+            unit="delivery",
+        ),
+        Case(
+            "churn",
+            "connect, one 64-byte echo, close; 50 connections at a time",
+            "churn",
+            "/ws",
+            50,
+            unit="connection",
+        ),
+        Case(
+            "idle",
+            "5,000 open connections that say nothing",
+            "open",
+            "/ws",
+            5000,
+            unit="connection",
+            figure="bytes_per_conn",
+        ),
+        Case("http", "GET / of 13 bytes, 50 kept-alive connections", "wrk", "/", 50, unit="request"),
+        Case("tls", "echo over TLS, 50 connections, 64 bytes, 1 in flight", "echo", "/ws", 50, tls=True),
+    )
+}
+DEFAULT_CASES = tuple(name for name in CASES if name != "fan1")
+
+TARGETS = (
+    Target("echo", "portico-endpoint", 1.0, "picows"),
+    Target("pipe", "portico-endpoint", 0.25, "picows"),
+    Target("echo", "portico-coroutine", 0.6, "websockets"),
+    Target("pipe", "portico-coroutine", 0.25, "websockets"),
+    Target("fan", "portico-endpoint", 0.5, "aiohttp"),
+    Target("fan", "portico-coroutine", 0.5, "aiohttp"),
+    Target("fan1", "portico-endpoint", 0.5, "aiohttp"),
+    Target("fan1", "portico-coroutine", 0.5, "aiohttp"),
+    Target("idle", "portico-endpoint", 1024),
+    Target("idle", "portico-coroutine", 3584),
+    Target("churn", "portico-endpoint", 0.4, "websockets"),
+    Target("churn", "portico-coroutine", 0.4, "websockets"),
+    Target("tls", "portico-endpoint", 0.65, "websockets"),
+    Target("tls", "portico-coroutine", 0.65, "websockets"),
+)

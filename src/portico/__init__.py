@@ -1,0 +1,55 @@
+"""One port for HTTP, WebSocket and realtime events."""
+
+from portico import builds
+
+_pure = builds.refuse_compiled()
+
+from portico.codes import Close  # noqa: E402 # what follows may be compiled: the choice comes first
+from portico.errors import (  # noqa: E402
+    BrokerError,
+    ConnectionClosed,
+    HandshakeError,
+    LimitExceeded,
+    LocalError,
+    PorticoError,
+    ProtocolError,
+    Refuse,
+)
+from portico.limits import Deflate, Keepalive, Limits  # noqa: E402
+from portico.net import reactor as _reactor  # noqa: E402
+from portico.rooms import Room  # noqa: E402
+from portico.server.app import App  # noqa: E402
+from portico.server.server import Connection, Server, run, serve  # noqa: E402
+from portico.websocket import Endpoint, Sent, WebSocket  # noqa: E402
+from portico.wire.request import Request  # noqa: E402
+
+__version__ = "0.1.0"
+
+compiled: bool = not _pure and not str(_reactor.__file__).endswith(".py")
+"""Whether the compiled modules run; otherwise the same source is interpreted."""
+
+__all__ = [
+    "App",
+    "BrokerError",
+    "Close",
+    "Connection",
+    "ConnectionClosed",
+    "Deflate",
+    "Endpoint",
+    "HandshakeError",
+    "Keepalive",
+    "LimitExceeded",
+    "Limits",
+    "LocalError",
+    "PorticoError",
+    "ProtocolError",
+    "Refuse",
+    "Request",
+    "Room",
+    "Sent",
+    "Server",
+    "WebSocket",
+    "compiled",
+    "run",
+    "serve",
+]

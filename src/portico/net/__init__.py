@@ -1,0 +1,1 @@
+"""Sockets: bytes in and bytes out. Nothing here knows a protocol."""

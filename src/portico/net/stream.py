@@ -1,0 +1,423 @@
+"""One connected socket: reading through the reactor's shared buffer, writing from a bounded outbox.
+
+A stream owns its socket and ends exactly once: `lost` tells its protocol, with the cause, whatever ended it. Its
+protocol can be swapped while it lives; that is how one connection, and no other, switches from HTTP to WebSocket.
+An idle stream holds no buffer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any, Final
+
+from portico.net.reactor import ERROR, READ, WRITE, Reactor, Source
+
+OPEN: Final = 0
+FINISHING: Final = 1  # what is in the outbox is still written, nothing more is taken
+LINGERING: Final = 2  # all is written and our side shut; reading until the peer's end
+GONE: Final = 3
+
+MAX_WRITE_BYTES: Final = 256 * 1024
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 1024 * 1024
+
+
+class Protocol:
+    """What a stream feeds. Every method is called by the stream alone, and none after `lost`."""
+
+    __slots__ = ()
+
+    def connected(self) -> None:
+        """The stream carries data from now on: at once on TCP, after the handshake on TLS."""
+
+    def received(self, data: bytearray, size: int) -> None:
+        """``data[:size]`` came; the buffer is the reactor's again when this returns."""
+        raise NotImplementedError
+
+    def eof(self) -> None:
+        """The peer has shut its side."""
+        raise NotImplementedError
+
+    def drained(self) -> None:
+        """The outbox, which was above `Stream.high_water`, is at half of it or below."""
+
+    def expired(self, now: float) -> None:
+        """The stream's deadline is over."""
+
+    def failed(self, error: Exception) -> None:
+        """A method of this protocol raised `error`; the stream is about to be aborted with it."""
+
+    def lost(self, cause: BaseException | None) -> None:
+        """The socket is closed; called once. `cause` is None after an orderly end."""
+        raise NotImplementedError
+
+
+class Nobody(Protocol):
+    """Holds a stream's place for a protocol until its own is made."""
+
+    __slots__ = ()
+
+    def received(self, data: bytearray, size: int) -> None:
+        pass
+
+    def eof(self) -> None:
+        pass
+
+    def lost(self, cause: BaseException | None) -> None:
+        pass
+
+
+NOBODY: Final = Nobody()
+
+
+class Stream(Source):
+    """One TCP (or Unix) connection. Reading starts at once."""
+
+    __slots__ = (
+        "__weakref__",
+        "_blocked",
+        "_eof",
+        "_finish_mark",
+        "_finish_timeout",
+        "_interest",
+        "_linger",
+        "_linger_end",
+        "_local",
+        "_out",
+        "_state",
+        "_told",
+        "buffered",
+        "bytes_in",
+        "bytes_out",
+        "high_water",
+        "last_read",
+        "listener",
+        "opened",
+        "peer",
+        "protocol",
+        "reactor",
+        "sock",
+    )
+
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, protocol: Protocol, peer: Any, high_water: int, listener: Any
+    ) -> None:
+        super().__init__()
+        self.reactor = reactor
+        self.sock = sock
+        self.protocol = protocol
+        self.peer = peer  # the peer's address, as accept() or connect() gave it
+        self.high_water = high_water
+        self.buffered = 0  # bytes in the outbox
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.last_read = self.opened = reactor.now
+        self.listener = listener  # its `ended(stream)` is called once, when this stream has ended
+        self._local: Any = None
+        self._out: list[bytes] | None = None
+        self._state = OPEN
+        self._blocked = False  # the socket takes no more for now; its being writable is waited for
+        self._told = False  # the outbox went above high_water and drained() is due
+        self._eof = False  # the peer has shut its side
+        self._linger = False
+        self._linger_end = 0
+        self._finish_timeout = 0.0
+        self._finish_mark = 0
+        self._interest = READ
+        reactor.add(self, sock.fileno(), READ)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def tls(self) -> bool:
+        """Whether this stream is under TLS."""
+        return False
+
+    @property
+    def open(self) -> bool:
+        """Whether `write` still takes data."""
+        return self._state == OPEN
+
+    @property
+    def gone(self) -> bool:
+        """Whether the socket is closed."""
+        return self._state == GONE
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer (or the network) takes no more for now."""
+        return self._blocked
+
+    @property
+    def state(self) -> str:
+        """One of "open", "finishing", "lingering" and "gone"."""
+        return ("open", "finishing", "lingering", "gone")[self._state]
+
+    @property
+    def paused(self) -> bool:
+        """Whether reading is paused."""
+        return not self._interest & READ
+
+    @property
+    def local(self) -> Any:
+        """Our own address, as getsockname() gives it; None where the socket is gone and nobody asked before."""
+        if self._local is None and self._state != GONE:
+            self._local = self.sock.getsockname()
+        return self._local
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def ready(self, events: int) -> None:
+        if events & WRITE:
+            self._blocked = False
+            self._set_interest(self._interest & ~WRITE)
+            self.flush()
+        if self._state == GONE:
+            return
+        if events & READ or (events & ERROR and not events & WRITE):
+            if self._interest & READ:
+                self._read()
+            elif events & ERROR:
+                self._end(self._socket_error())
+
+    def _read(self) -> None:
+        reactor = self.reactor
+        buffer = reactor.buffer
+        try:
+            size = self.sock.recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        self._take(buffer, size)
+
+    def _take(self, buffer: bytearray, size: int) -> None:
+        """Hand on what was read; 0 is the peer's end."""
+        self.last_read = self.reactor.now
+        self.bytes_in += size
+        if not size:
+            self._eof = True
+            self._set_interest(self._interest & ~READ)  # an end stays readable for ever
+        if self._state == OPEN:
+            if size:
+                self.protocol.received(buffer, size)
+            else:
+                self.protocol.eof()
+        elif self._state == LINGERING and (not size or self.bytes_in > self._linger_end):
+            self._end(None)
+
+    def peek(self) -> None:
+        """Read once although reading is paused."""
+        if self._state == OPEN:
+            self._read()
+
+    def pause(self) -> None:
+        """Read no more until `resume`: the kernel's buffers fill, and the peer has to wait."""
+        self._set_interest(self._interest & ~READ)
+
+    def resume(self) -> None:
+        """Read on after `pause`."""
+        if not self._eof:
+            self._set_interest(self._interest | READ)
+
+    def _set_interest(self, interest: int) -> None:
+        if interest != self._interest and self._state != GONE:
+            self._interest = interest
+            self.reactor.change(self, interest)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Put `data` into the outbox; it is written at the end of this turn. Nothing where `open` is False."""
+        if self._state != OPEN or not data:
+            return
+        out = self._out
+        if out is None:
+            self._out = [data]
+        else:
+            out.append(data)
+        self.buffered += len(data)
+        if self.buffered > self.high_water:
+            self._told = True
+        if not self._blocked and not self.in_dirty:
+            self.reactor.mark(self)
+
+    def flush(self) -> None:
+        """Write what the socket takes of the outbox, with one call."""
+        out = self._out
+        if out is None or self._state == GONE:
+            return
+        count = len(out)
+        if count == 1:
+            data = out[0]
+        else:
+            data, count = self._join(out)
+        size = len(data)
+        try:
+            sent = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._broken(error)
+            return
+        self.bytes_out += sent
+        self.buffered -= sent
+        if sent == size and count == len(out):
+            self._out = None
+        else:
+            del out[:count]
+            if sent < size:
+                out.insert(0, self._rest(data, sent))
+            self._blocked = True
+            self._set_interest(self._interest | WRITE)
+        if self._told and self.buffered <= self.high_water >> 1:
+            self._told = False
+            self.protocol.drained()
+        if self._out is None and self._state == FINISHING:
+            self._shut()
+
+    def _join(self, out: list[bytes]) -> tuple[bytes, int]:
+        """As many entries of the outbox as make a reasonable write, as one, and how many those are."""
+        if self.buffered <= MAX_WRITE_BYTES:
+            return b"".join(out), len(out)
+        total = 0
+        for count, entry in enumerate(out):
+            total += len(entry)
+            if total > MAX_WRITE_BYTES:
+                return (b"".join(out[:count]), count) if count else (entry, 1)
+        return b"".join(out), len(out)
+
+    def _send(self, data: bytes) -> int:
+        return self.sock.send(data)
+
+    def _broken(self, error: OSError) -> None:
+        """Writing failed. What the peer said before it left may be waiting to be read: its close frame, above all."""
+        self._out = None
+        self.buffered = 0
+        if self._interest & READ:
+            self._read()
+        self._end(error)
+
+    def _rest(self, data: bytes, sent: int) -> bytes:
+        """What has to be offered next after `sent` bytes of `data` were taken."""
+        return data[sent:]
+
+    def drop_oldest(self, kind: type, needed: int) -> bool:
+        """Make `needed` bytes of room by dropping the oldest entries of class `kind`, each whole and not begun.
+
+        Returns whether there is that much room now.
+        """
+        out = self._out
+        if out is None:
+            return False
+        freed = 0
+        kept = []
+        for index, entry in enumerate(out):
+            if freed < needed and type(entry) is kind and (index or not self._blocked):
+                freed += len(entry)
+            else:
+                kept.append(entry)
+        if freed:
+            out[:] = kept
+            self.buffered -= freed
+        return freed >= needed
+
+    def drop_unsent(self) -> None:
+        """Empty the outbox of everything not yet begun."""
+        if self._out is not None:
+            self._out = self._out[:1] if self._blocked else None
+            self.buffered = len(self._out[0]) if self._out else 0
+
+    def replace(self, entry: bytes, same: Any) -> bool:
+        """Put `entry` in the place of the last one not yet begun for which ``same(entry)`` holds; False: there is none."""
+        out = self._out
+        if out is None:
+            return False
+        for index in range(len(out) - 1, 0 if self._blocked else -1, -1):
+            if same(out[index]):
+                self.buffered += len(entry) - len(out[index])
+                out[index] = entry
+                return True
+        return False
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def close(self, *, linger: bool = False, timeout_s: float = 5.0) -> None:
+        """Write what is in the outbox and end TCP, our side first (RFC 6455 §7.1.1); give up `timeout_s` after the last
+        progress.
+
+        With `linger`, our side is shut and input is read and thrown away until the peer's end, for at most two
+        seconds: closing with input unread makes the kernel send RST, and that can take our last words with it.
+        """
+        if self._state != OPEN:
+            return
+        self._state = FINISHING
+        self._linger = linger
+        self._told = False
+        self._finish_timeout = timeout_s
+        self._finish_mark = self.bytes_out
+        if self._out is None:
+            self._shut()
+        else:
+            self.reactor.wheel.schedule(self, self.reactor.now + timeout_s)
+
+    def abort(self, cause: BaseException | None = None) -> None:
+        """Drop the connection now, with what is in the outbox."""
+        self._end(cause)
+
+    def expired(self, now: float) -> None:
+        if self._state == OPEN:
+            self.protocol.expired(now)
+        elif self._state == FINISHING and self.bytes_out > self._finish_mark:
+            self._finish_mark = self.bytes_out
+            self.reactor.wheel.schedule(self, now + self._finish_timeout)
+        else:
+            self._end(None)
+
+    def failed(self, error: Exception) -> None:
+        if self._state != GONE:
+            self.protocol.failed(error)
+        self._end(error)
+
+    def _shut(self) -> None:
+        """The outbox is empty and nothing more will come: end, or linger."""
+        if not self._linger or self._eof:
+            self._end(None)
+            return
+        self._state = LINGERING
+        self._linger_end = self.bytes_in + LINGER_BYTES
+        try:
+            self._shutdown()
+        except OSError as error:
+            self._end(error)
+            return
+        self._set_interest(READ)
+        self.reactor.wheel.schedule(self, self.reactor.now + LINGER_S)
+
+    def _shutdown(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def _socket_error(self) -> OSError:
+        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+        return OSError(number, os.strerror(number))
+
+    def _end(self, cause: BaseException | None) -> None:
+        """The one clean-up."""
+        if self._state == GONE:
+            return
+        self._state = GONE
+        self._out = None
+        self.buffered = 0
+        self._blocked = False
+        try:
+            self.reactor.remove(self)
+        finally:
+            self.sock.close()
+            try:
+                self.protocol.lost(cause)
+            finally:
+                if self.listener is not None:
+                    self.listener.ended(self)

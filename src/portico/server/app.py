@@ -1,0 +1,219 @@
+"""What a server serves: WebSocket routes and mounted ASGI applications, found by path. Owns no connection."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar, overload
+
+from portico.errors import LocalError
+from portico.limits import Deflate, Keepalive, Limits
+from portico.websocket import Endpoint, Settings, WebSocket
+from portico.wire.headers import is_token
+from portico.wire.request import Request
+
+Handler = Callable[[WebSocket], Awaitable[object]]
+Authenticate = Callable[[Request], Any]
+Origins = Sequence[str | re.Pattern[str]] | None
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+AnyHandler = TypeVar("AnyHandler", bound=Handler | Endpoint)
+
+
+class Unset:
+    """Stands for an option that was not given; None is a value of several options."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The options that a server, or one route of it, may have; see `portico.serve`."""
+
+    origins: Origins = None
+    subprotocols: Sequence[str] = ()
+    authenticate: Authenticate | None = None
+    deflate: Deflate | None = field(default_factory=Deflate)
+    limits: Limits = field(default_factory=Limits)
+    keepalive: Keepalive | None = field(default_factory=Keepalive)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.origins, str):
+            raise LocalError(f"origins={self.origins!r}: expected a list of origins, or None for the server's own")
+        if isinstance(self.subprotocols, str) or not all(is_token(name) for name in self.subprotocols):
+            raise LocalError(f"subprotocols={self.subprotocols!r}: expected a list of tokens (RFC 6455 §4.1)")
+        if self.authenticate is not None and not callable(self.authenticate):
+            raise LocalError(f"authenticate={self.authenticate!r}: expected a function of one argument, the request")
+        for name, kind in (("deflate", Deflate), ("limits", Limits), ("keepalive", Keepalive)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or name == "limits"):
+                raise LocalError(f"{name}={value!r}: expected a portico.{kind.__name__}")
+
+
+class Route:
+    """One WebSocket handler under one server's options."""
+
+    __slots__ = ("handler", "options", "pull", "settings")
+
+    def __init__(self, handler: Handler | Endpoint, options: Options) -> None:
+        self.handler = handler
+        self.options = options
+        self.pull = not isinstance(handler, Endpoint)
+        self.settings = Settings(options.limits, options.keepalive)
+
+
+class App:
+    """WebSocket handlers and ASGI applications on one port, each at its path.
+
+    ::
+
+        app = portico.App()
+        app.websocket("/echo", echo)  # a coroutine function or an Endpoint; also as a decorator
+        app.mount("/", asgi_app)  # any ASGI 3 application: HTTP, and its own websockets
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, tuple[Handler | Endpoint, dict[str, Any]]] = {}
+        self._any: tuple[Handler | Endpoint, dict[str, Any]] | None = None
+        self._mounts: dict[str, AsgiApp] = {}
+
+    @overload
+    def websocket(self, path: str, handler: AnyHandler, **options: Any) -> AnyHandler: ...
+
+    @overload
+    def websocket(self, path: str, handler: None = None, **options: Any) -> Callable[[AnyHandler], AnyHandler]: ...
+
+    def websocket(self, path: str, handler: Any = None, **options: Any) -> Any:
+        """Serve WebSockets at `path` (exactly) with `handler`, a coroutine function of one argument or an Endpoint.
+
+        `options` (``origins``, ``subprotocols``, ``authenticate``, ``deflate``, ``limits``, ``keepalive``) take the
+        place of the server's for this path. Without `handler` this is a decorator. Raises LocalError for a path that
+        doesn't begin with ``/`` or is taken, a handler of another kind, an unknown option or a wrong value.
+        """
+        if handler is None:
+            return lambda function: self.websocket(path, function, **options)
+        _check_path(path)
+        if path in self._handlers:
+            raise LocalError(f"websocket({path!r}): this path has a handler already")
+        check_handler(handler)
+        _check_options(options)
+        self._handlers[path] = handler, options
+        return handler
+
+    def mount(self, path: str, app: AsgiApp) -> None:
+        """Serve an ASGI 3 application at `path` and below; of several mounts the longest path wins.
+
+        Its scopes' ``root_path`` is `path` without a final slash. Raises LocalError for a path that is taken or
+        something that can't be called.
+        """
+        _check_path(path)
+        prefix = path.rstrip("/")
+        if prefix in self._mounts:
+            raise LocalError(f"mount({path!r}): something is mounted there already")
+        if not callable(app):
+            raise LocalError(f"mount({path!r}, {app!r}): expected an ASGI application")
+        self._mounts[prefix] = app
+
+    def bind(self, options: Options) -> Site:
+        """This application under one server's options."""
+        return Site(
+            {path: _route(pair, options) for path, pair in self._handlers.items()},
+            _route(self._any, options) if self._any else None,
+            sorted(self._mounts.items(), key=lambda item: -len(item[0])),
+            options,
+        )
+
+    @staticmethod
+    def of(target: object) -> App:
+        """`target` as an App: itself, or around a coroutine handler or an Endpoint (any path), or an ASGI application."""
+        if isinstance(target, App):
+            return target
+        app = App()
+        if not isinstance(target, (Endpoint, type)) and callable(target) and _takes_three(target):
+            app.mount("/", target)
+            return app
+        check_handler(target)
+        app._any = target, {}  # type: ignore[assignment] # check_handler knows what it is
+        return app
+
+
+class Site:
+    """An App bound to a server's options, ready to be asked."""
+
+    __slots__ = ("_any", "_mounts", "_routes", "options", "settings")
+
+    def __init__(
+        self, routes: dict[str, Route], any_path: Route | None, mounts: list[tuple[str, AsgiApp]], options: Options
+    ) -> None:
+        self._routes = routes
+        self._any = any_path
+        self._mounts = mounts
+        self.options = options
+        self.settings = Settings(options.limits, options.keepalive)
+
+    @property
+    def mounts(self) -> list[AsgiApp]:
+        """Every mounted application, once."""
+        return list(dict.fromkeys(app for _, app in self._mounts))
+
+    def route(self, path: str) -> Route | None:
+        """The WebSocket route at `path`."""
+        return self._routes.get(path) or self._any
+
+    def mount(self, path: str) -> tuple[str, AsgiApp] | None:
+        """The mount that `path` falls under, with its root path."""
+        for prefix, app in self._mounts:
+            if path == prefix or path.startswith(prefix + "/"):
+                return prefix, app
+        return None
+
+
+def _route(pair: tuple[Handler | Endpoint, dict[str, Any]], options: Options) -> Route:
+    handler, own = pair
+    return Route(handler, replace(options, **own) if own else options)
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise LocalError(f"path {path!r}: expected one that begins with '/'")
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    names = [name for name in Options.__dataclass_fields__]
+    for name in options:
+        if name not in names:
+            raise LocalError(f"unknown option {name}=: expected {', '.join(names)}")
+    Options(**options)
+
+
+def check_handler(handler: object) -> None:
+    """Raise LocalError unless `handler` is a coroutine function or an Endpoint instance with plain callbacks."""
+    if isinstance(handler, Endpoint):
+        for name in ("on_open", "on_message", "on_close"):
+            if inspect.iscoroutinefunction(getattr(handler, name)):
+                raise LocalError(
+                    f"{type(handler).__name__}.{name} is a coroutine function: expected a plain one. An Endpoint's "
+                    "callbacks must not wait; to wait, write a coroutine handler instead"
+                )
+    elif isinstance(handler, type):
+        raise LocalError(f"{handler.__name__} is a class: expected an instance, {handler.__name__}()")
+    elif not callable(handler):
+        raise LocalError(f"handler {handler!r}: expected a coroutine function or a portico.Endpoint")
+    elif not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004 # an object whose __call__ is a coroutine function will do
+    ):
+        raise LocalError(f"handler {handler!r} is not a coroutine function: expected 'async def handler(ws)'")
+
+
+def _takes_three(target: object) -> bool:
+    try:
+        parameters = inspect.signature(target).parameters.values()  # type: ignore[arg-type] # it was found callable
+    except (TypeError, ValueError):
+        return False
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters) == 3

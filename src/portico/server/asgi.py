@@ -1,0 +1,218 @@
+"""ASGI 3.0: scopes, the lifespan, and an application's own WebSockets over ours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from portico.codes import Close
+from portico.errors import ConnectionClosed, LocalError, PorticoError
+from portico.server.app import AsgiApp
+from portico.server.switch import Switch
+from portico.websocket import Endpoint, WebSocket
+from portico.wire.http1 import RequestHead
+
+if TYPE_CHECKING:
+    from portico.server.server import Server
+
+logger = logging.getLogger("portico.server")
+
+VERSIONS = {"version": "3.0", "spec_version": "2.4"}
+
+
+def http_scope(server: Server, head: RequestHead, stream: Any, root: str, state: dict[str, Any]) -> dict[str, Any]:
+    """The scope of one request (ASGI HTTP & WebSocket, §HTTP connection scope)."""
+    return {
+        "type": "http",
+        "asgi": VERSIONS,
+        "http_version": head.version,
+        "method": head.method,
+        "scheme": "https" if stream.tls else "http",
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": root,
+        "headers": head.headers,
+        "client": server.peer(stream),
+        "server": server.local(stream),
+        "state": state.copy(),
+        "extensions": {},
+    }
+
+
+def websocket_scope(switch: Switch, root: str, state: dict[str, Any]) -> dict[str, Any]:
+    """The scope of one upgrade request (§WebSocket connection scope)."""
+    request = switch.request
+    head = request.head
+    return {
+        "type": "websocket",
+        "asgi": VERSIONS,
+        "http_version": head.version,
+        "scheme": request.scheme,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": root,
+        "headers": head.headers,
+        "client": request.client,
+        "server": request.server,
+        "subprotocols": switch.upgrade.subprotocols if switch.upgrade else [],
+        "state": state.copy(),
+        "extensions": {"websocket.http.response": {}},
+    }
+
+
+class AsgiWebSocket(Endpoint):
+    """One WebSocket of an ASGI application: its `receive` and `send` over a `Switch`, then over a `WebSocket`."""
+
+    def __init__(self, server: Server, switch: Switch) -> None:
+        self._server = server
+        self._switch = switch
+        self._ws: WebSocket | None = None
+        self._connect_told = False
+        self._refused = False
+        self._denial: tuple[int, Any, list[bytes]] | None = None
+
+    async def receive(self) -> dict[str, Any]:
+        if not self._connect_told:
+            self._connect_told = True
+            return {"type": "websocket.connect"}
+        ws = self._ws
+        if ws is None:
+            if not self._refused:
+                raise LocalError("receive() before websocket.accept: expected accept or close first")
+            return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        try:
+            message = await ws.recv()
+        except ConnectionClosed as closed:
+            return {"type": "websocket.disconnect", "code": closed.close.code, "reason": closed.close.reason}
+        if isinstance(message, str):
+            return {"type": "websocket.receive", "text": message}
+        return {"type": "websocket.receive", "bytes": message}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if self._ws is not None:
+            await self._send_open(self._ws, kind, message)
+        elif self._refused:
+            raise LocalError(f"{kind} after the connection was refused")
+        elif kind == "websocket.accept":
+            self._accept(message)
+        elif kind == "websocket.close":
+            self._refuse(403, "Refused.\n")
+        elif kind == "websocket.http.response.start":
+            self._denial = message["status"], message.get("headers", ()), []
+        elif kind == "websocket.http.response.body" and self._denial is not None:
+            status, headers, pieces = self._denial
+            pieces.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._refuse(status, b"".join(pieces).decode("utf-8", "replace"), headers)
+        else:
+            raise LocalError(f"{kind} before the connection is accepted: expected websocket.accept or websocket.close")
+
+    async def _send_open(self, ws: WebSocket, kind: str, message: dict[str, Any]) -> None:
+        if kind == "websocket.send":
+            data = message.get("bytes")
+            try:
+                await ws.send(data if data is not None else message["text"])
+            except ConnectionClosed as closed:
+                raise ConnectionResetError(str(closed)) from closed
+        elif kind == "websocket.close":
+            if ws.closed is not None:
+                raise ConnectionResetError("the connection has ended")
+            ws.close(message.get("code", 1000), message.get("reason") or "")
+        else:
+            raise LocalError(f"{kind} on an open connection: expected websocket.send or websocket.close")
+
+    def _accept(self, message: dict[str, Any]) -> None:
+        site = self._server.site
+        self._ws = self._switch.establish(
+            site.options,
+            site.settings,
+            self,
+            message.get("subprotocol"),
+            headers=[(bytes(name), bytes(value)) for name, value in message.get("headers", ())],
+            pull=True,
+        )
+        if self._ws is None:
+            self._refused = True
+            raise ConnectionResetError("the client has left")
+
+    def _refuse(self, status: int, body: str, headers: Any = ()) -> None:
+        self._refused = True
+        self._switch.refuse(status, body, [(bytes(name), bytes(value)) for name, value in headers])
+
+    def application_ended(self, error: BaseException | None) -> None:
+        """The application returned, or raised `error`: end what it left open."""
+        if error is not None and not (isinstance(error, OSError) and self._ws is not None and self._ws.closed):
+            logger.error("an ASGI application failed on a WebSocket", exc_info=error)
+        ws = self._ws
+        if ws is None:
+            if not self._refused:
+                self._refuse(500, "Internal server error.\n")
+        elif error is not None:
+            ws.close(1011, "internal error")
+        else:
+            ws.close(1000)
+
+    def on_close(self, ws: WebSocket, close: Close) -> None:
+        self._switch.abandon()
+
+
+class Lifespan:
+    """The lifespan of one mounted application (ASGI §Lifespan); an application that knows none is left alone."""
+
+    def __init__(self, app: AsgiApp) -> None:
+        self._app = app
+        self.state: dict[str, Any] = {}
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._answer: asyncio.Future[str | None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._supported = False
+
+    async def startup(self) -> None:
+        """Let the application start; raises PorticoError with its message where it says that it failed."""
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        self._inbox.put_nowait({"type": "lifespan.startup"})
+        self._task = loop.create_task(self._run())
+        failure = await self._answer
+        if failure is not None:
+            raise PorticoError(f"the application failed to start: {failure}")
+
+    async def shutdown(self) -> None:
+        """Let the application end, if it took part."""
+        if self._task is None or self._task.done() or not self._supported:
+            return
+        self._answer = asyncio.get_running_loop().create_future()
+        self._inbox.put_nowait({"type": "lifespan.shutdown"})
+        failure = await self._answer
+        if failure is not None:
+            logger.error("the application failed to shut down: %s", failure)
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": VERSIONS, "state": self.state}
+        error: Exception | None = None
+        try:
+            await self._app(scope, self._inbox.get, self._send)
+        except Exception as raised:
+            error = raised
+        if self._answer is not None and not self._answer.done():
+            if error is not None and self._supported:
+                logger.error("the application failed in its lifespan", exc_info=error)
+            self._answer.set_result(None)  # before startup.complete: it knows no lifespan
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        answer = self._answer
+        if answer is None or answer.done():
+            raise LocalError(f"{kind} at the wrong time")
+        if kind in ("lifespan.startup.complete", "lifespan.shutdown.complete"):
+            self._supported = True
+            answer.set_result(None)
+        elif kind in ("lifespan.startup.failed", "lifespan.shutdown.failed"):
+            self._supported = True
+            answer.set_result(message.get("message", "") or "no message")
+        else:
+            raise LocalError(f"message {kind!r}: expected a lifespan message")

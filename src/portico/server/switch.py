@@ -1,0 +1,182 @@
+"""The switch from HTTP to WebSocket: everything between a well-formed upgrade request and its answer.
+
+Origin, `authenticate`, subprotocol and compression are settled here, before the 101. Whatever is refused gets one plain
+answer, and the connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+from portico.errors import LocalError, ProtocolError, Refuse
+from portico.server.app import Options, Route
+from portico.websocket import Endpoint, Settings, WebSocket
+from portico.wire.deflate import Codec
+from portico.wire.extensions import accept_offer, parse
+from portico.wire.handshake import (
+    HandshakeRefused,
+    Upgrade,
+    check_origin,
+    check_upgrade,
+    choose_subprotocol,
+    refusal_response,
+    switch_response,
+)
+from portico.wire.http1 import RequestHead
+from portico.wire.messages import Messages
+from portico.wire.request import Request
+
+if TYPE_CHECKING:
+    from portico.server.connection import HttpConnection
+
+logger = logging.getLogger("portico.server")
+
+
+class Switch:
+    """One upgrade request on its way to an answer."""
+
+    __slots__ = ("_abandoned", "_connection", "_head", "_task", "request", "upgrade")
+
+    def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
+        self._connection = connection
+        self._head = head
+        self._task: asyncio.Future[Any] | None = None
+        self._abandoned = False
+        self.upgrade: Upgrade | None = None
+        stream = connection.stream
+        scheme: Literal["ws", "wss"] = "wss" if stream.tls else "ws"
+        self.request = Request(head, connection.server.peer(stream), connection.server.local(stream), scheme)
+
+    def begin(self) -> None:
+        """Answer at once, or start whoever will."""
+        server = self._connection.server
+        path = self._head.path
+        route = server.site.route(path)
+        mounted = server.site.mount(path) if route is None else None
+        options = route.options if route is not None else server.site.options
+        try:
+            self.upgrade = check_upgrade(self._head)
+            if route is None and mounted is None:
+                raise HandshakeRefused(404, "Nothing is served at this path.")
+            check_origin(self.upgrade.origin, self.upgrade.host, self.request.scheme, options.origins)
+            parse(self.upgrade.extensions)
+        except ProtocolError as error:
+            headers = error.headers if isinstance(error, HandshakeRefused) else ()
+            self.refuse(error.http_status, f"{error}\n", headers)
+            return
+        if route is not None:
+            self._admit(route)
+        elif mounted is not None:
+            server.start_asgi_websocket(self, *mounted)
+
+    def _admit(self, route: Route) -> None:
+        authenticate = route.options.authenticate
+        if authenticate is None:
+            self._establish(route, None)
+            return
+        try:
+            user = authenticate(self.request)
+        except Exception as error:
+            self._refuse_for(error)
+            return
+        if inspect.isawaitable(user):
+            self._task = asyncio.ensure_future(user)
+            self._task.add_done_callback(lambda task: self._authenticated(route, task))
+        else:
+            self._establish(route, user)
+
+    def _authenticated(self, route: Route, task: asyncio.Future[Any]) -> None:
+        self._task = None
+        if self._abandoned:
+            if not task.cancelled():
+                task.exception()  # whatever it is, nobody is left to be told
+            return
+        if task.cancelled():
+            self.refuse(503, "Authentication did not end in time.\n", [("Retry-After", "5")])
+            return
+        error = task.exception()
+        if error is None:
+            self._establish(route, task.result())
+        elif isinstance(error, Exception):
+            self._refuse_for(error)
+
+    def _refuse_for(self, error: Exception) -> None:
+        """`authenticate` raised: a Refuse is the application's answer, anything else its failure."""
+        if not isinstance(error, Refuse):
+            logger.error("authenticate failed; the client got 500", exc_info=error)
+            self.refuse(500, "Internal server error.\n")
+        elif error.data is None:
+            self.refuse(error.status, error.reason, error.headers)
+        else:
+            body = json.dumps({"reason": error.reason, "data": error.data})
+            self.refuse(error.status, body, error.headers, content_type="application/json")
+
+    def _establish(self, route: Route, user: Any) -> None:
+        upgrade = self.upgrade
+        if upgrade is None or not self._connection.stream.open:
+            return
+        subprotocol = choose_subprotocol(upgrade.subprotocols, route.options.subprotocols)
+        endpoint = self._connection.server.endpoint(route)
+        self.establish(route.options, route.settings, endpoint, subprotocol, user=user, pull=route.pull)
+
+    def establish(
+        self,
+        options: Options,
+        settings: Settings,
+        endpoint: Endpoint,
+        subprotocol: str | None,
+        *,
+        headers: Any = (),
+        user: Any = None,
+        pull: bool,
+    ) -> WebSocket | None:
+        """Send the 101 and hand the connection over; None where the peer left before. Raises LocalError for `headers`
+        that can't be sent."""
+        upgrade = self.upgrade
+        stream = self._connection.stream
+        if upgrade is None or not stream.open:
+            return None
+        agreed = accept_offer(upgrade.extensions, options.deflate) if upgrade.extensions else None
+        answer = agreed[1] if agreed else None
+        stream.write(switch_response(upgrade.key, subprotocol, answer, headers))
+        codec = Codec(agreed[0], options.deflate, client=False) if agreed and options.deflate else None
+        self.request.forget()
+        wire = Messages(options.limits, codec)
+        ws = WebSocket(stream, wire, settings, endpoint, self.request, subprotocol=subprotocol, user=user, pull=pull)
+        tail = self._connection.switched()
+        stream.high_water = options.limits.high_water_bytes
+        stream.resume()
+        ws.begin(tail)
+        return ws
+
+    def refuse(self, status: int, body: str, headers: Any = (), content_type: str = "text/plain; charset=utf-8") -> None:
+        """Answer with `status`, and end the connection."""
+        stream = self._connection.stream
+        if not stream.open:
+            return
+        date = self._connection.server.date()
+        try:
+            answer = refusal_response(status, body, headers, content_type, date)
+        except LocalError as error:
+            logger.error("a refusal can't be sent; the client got 500", exc_info=error)
+            answer = refusal_response(500, "Internal server error.\n", date=date)
+        stream.write(answer)
+        self._connection.switched()
+        stream.close(linger=True)
+
+    def give_up(self) -> None:
+        """It took too long."""
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self.refuse(503, "The application did not answer the upgrade request in time.\n", [("Retry-After", "5")])
+
+    def abandon(self) -> None:
+        """The peer has left."""
+        self._abandoned = True
+        if self._task is not None:
+            self._task.cancel()

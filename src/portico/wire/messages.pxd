@@ -1,0 +1,78 @@
+cimport cython
+from libc.stdint cimport int64_t
+from portico.wire._masking cimport apply_mask
+
+cdef int OPEN, CLOSE_SENT, CLOSE_RECEIVED, CLOSED, FAILED
+
+
+@cython.final
+cdef class Ping:
+    cdef readonly bytes payload
+
+
+@cython.final
+cdef class Pong:
+    cdef readonly bytes payload
+
+
+@cython.final
+cdef class Closing:
+    cdef readonly int code
+    cdef readonly str reason
+
+
+@cython.final
+cdef class Failed:
+    cdef readonly int code
+    cdef readonly str reason
+
+
+@cython.final
+cdef class Messages:
+    cdef readonly bint client
+    cdef readonly object codec
+    cdef readonly int state
+    cdef bint _in_frame, _last, _packed
+    cdef unsigned char _opcode, _phase
+    cdef unsigned int _key
+    cdef int _fragments, _max_fragments
+    cdef int64_t _max_message, _remaining, _packed_size
+    cdef object _keys
+    cdef bytes _header, _utf8
+    cdef bytearray _assembly
+
+    cpdef bint assembling(self)
+    cpdef list feed(self, data)
+    cpdef list feed_eof(self)
+    @cython.locals(events=list, at=Py_ssize_t)
+    cpdef list scan(self, bytearray data, Py_ssize_t end)
+    @cython.locals(
+        available=Py_ssize_t, first="unsigned char", second="unsigned char", opcode="unsigned char", length=int64_t,
+        start=Py_ssize_t, size=Py_ssize_t, key="unsigned int", stop=Py_ssize_t, payload=bytes,
+    )
+    cdef Py_ssize_t _frame(self, bytearray data, Py_ssize_t at, Py_ssize_t end, list events) except -2
+    cdef Py_ssize_t _keep(self, bytearray data, Py_ssize_t at, Py_ssize_t end) except -2
+    cdef _check_rsv(self, unsigned char first)
+    cdef int64_t _long_length(self, bytearray data, Py_ssize_t at, Py_ssize_t size) except -2
+    @cython.locals(limit=int64_t, size=int64_t)
+    cdef _check_size(self, unsigned char opcode, unsigned char first, int64_t length)
+    cdef _begin(self, unsigned char first, int64_t length, unsigned int key)
+    @cython.locals(take=Py_ssize_t)
+    cdef Py_ssize_t _payload(self, bytearray data, Py_ssize_t at, Py_ssize_t end, list events) except -2
+    @cython.locals(assembly=bytearray)
+    cdef _append(self, bytes piece)
+    cdef _add(self, bytearray assembly, bytes piece)
+    cdef _check_text(self, bytes piece)
+    @cython.locals(assembly=bytearray)
+    cdef _complete(self, list events)
+    cdef _control(self, unsigned char opcode, bytes payload, list events)
+    cdef _fail(self, error, list events)
+    cdef _forget(self)
+    @cython.locals(payload=bytes, size=Py_ssize_t, opcode=int)
+    cpdef bytes encode(self, message)
+    cpdef bytes ping(self, bytes payload=*)
+    cpdef bytes pong(self, bytes payload=*)
+    cpdef bytes close(self, int code=*, str reason=*)
+    cpdef bytes close_answer(self, int code)
+    cdef bytes _control_out(self, int first, bytes payload)
+    cdef bytes _frame_out(self, int first, bytes payload)
