@@ -7,6 +7,7 @@ python=${PYTHON:-python3}
 missing=""
 has() { command -v "$1" >/dev/null; }
 has curl || missing="$missing curl"
+has openssl || missing="$missing openssl"
 has npm || missing="$missing nodejs npm"
 has chromium || has chromium-browser || has google-chrome || missing="$missing chromium"
 has cc || missing="$missing gcc libc6-dev"

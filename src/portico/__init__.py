@@ -4,7 +4,8 @@ from portico import builds
 
 _pure = builds.refuse_compiled()
 
-from portico.codes import Close  # noqa: E402 # what follows may be compiled: the choice comes first
+from portico.client.connect import connect  # noqa: E402 # what follows may be compiled: the choice comes first
+from portico.codes import Close  # noqa: E402
 from portico.errors import (  # noqa: E402
     BrokerError,
     ConnectionClosed,
@@ -50,6 +51,7 @@ __all__ = [
     "Server",
     "WebSocket",
     "compiled",
+    "connect",
     "run",
     "serve",
 ]

@@ -66,7 +66,7 @@ class Limits:
             elif not isinstance(getattr(self, field.name), int):
                 raise LocalError(f"Limits({field.name}={getattr(self, field.name)!r}): expected a whole number")
             else:
-                _check(self, field.name, 0 if field.name.startswith("max_connections") else 1, 1 << 40)
+                _check(self, field.name, 0 if field.name.startswith("max_connections") else 1, (1 << 31) - 1)
         if self.high_water_bytes > self.max_outbox_bytes:
             raise LocalError(
                 f"Limits(high_water_bytes={self.high_water_bytes}): expected at most max_outbox_bytes, "

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from portico.errors import LocalError
+from portico.websocket import WebSocket
 from portico.wire.deflate import deflate
 from portico.wire.frames import encode_frame
-from portico.websocket import WebSocket
 
 Policy = Literal["close", "drop_oldest", "drop_newest", "latest"]
 
@@ -83,16 +83,16 @@ class Room:
         opcode, payload = _payload(message)
         policy = self._policy
         frame = encode_frame(0x80 | opcode, payload)
-        if policy == DROP_OLDEST or policy == LATEST:
+        if policy in (DROP_OLDEST, LATEST):
             frame = self._droppable(frame)
         size = len(frame)
         packed: dict[object, bytes] | None = None
         slow: list[WebSocket] | None = None
         taken = 0
         for ws in self._members:
-            wire = ws.wire
-            if wire.state:
+            if not ws.sending:
                 continue
+            wire = ws.wire
             stream = ws.stream
             if (
                 wire.client
@@ -149,12 +149,15 @@ class Room:
         if missing <= 0 or stream.buffered <= stream.high_water:
             stream.write(frame)
             return True
+        if policy == DROP_OLDEST:
+            dropped = stream.drop_oldest(Broadcast, missing)
+            if dropped:
+                self.dropped += dropped
+                stream.write(frame)
+                return True
         self.dropped += 1
         if policy == CLOSE:
             ws.too_slow()
-        elif policy == DROP_OLDEST and stream.drop_oldest(Broadcast, missing):
-            stream.write(frame)
-            return True
         return False
 
     def _is_ours(self, entry: bytes) -> bool:

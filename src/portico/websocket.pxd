@@ -17,11 +17,12 @@ cdef class Finished:
 
 @cython.final
 cdef class Inbox:
-    cdef public bint _asyncio_future_blocking
+    cdef public object _asyncio_future_blocking
     cdef readonly Py_ssize_t cost
     cdef public bint iterating
+    cdef public object task
     cdef WebSocket _ws
-    cdef object _queue, _callback, _context, _cancelled
+    cdef object _queue, _callback, _context
 
     cpdef put(self, message)
     cpdef wake(self)
@@ -36,12 +37,14 @@ cdef class WebSocket(Protocol):
     cdef readonly object endpoint
     cdef readonly Inbox inbox
     cdef readonly object request, subprotocol
-    cdef public object user, state, task, rooms
+    cdef public object user, state, rooms
     cdef readonly object closed, latency
-    cdef long _number, _ping_id
+    cdef long _number
+    cdef unsigned int _ping_id, _keepalive_id
+    cdef unsigned char _told
+    cdef readonly unsigned char sending
     cdef object _our_close, _drain, _end, _pings, _pong_due
-    cdef bint _told
-    cdef double _ping_sent, _next_ping, _assembly_due, _close_due
+    cdef double _ping_sent, _next_ping, _due
 
     cpdef begin(self, bytes tail=*)
     @cython.locals(stream=Stream)
@@ -55,7 +58,9 @@ cdef class WebSocket(Protocol):
     @cython.locals(events=list, inbox=Inbox, completed=bint)
     cpdef received(self, bytearray data, Py_ssize_t size)
     cdef _control(self, event)
+    cdef _let_answer(self)
     cdef _pong(self, bytes payload)
+    cdef _late_pong(self, bytes payload)
     cdef _ponged(self, bytes payload)
     cdef _pause(self)
     @cython.locals(stream=Stream)

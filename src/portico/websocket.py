@@ -1,8 +1,8 @@
 """The WebSocket that a user holds: the same class on both sides, over a stream, after the handshake.
 
-Callbacks at the bottom, awaitables on top: what comes is handed to an `Endpoint` at once, or put into an `Inbox` for the
-one coroutine that reads with `recv()` or `async for`. Pings, pongs, the closing handshake, deadlines and limits work
-although nobody reads. Closing runs one clean-up, once, with one typed `Close`.
+Callbacks at the bottom, awaitables on top: what comes is handed to an `Endpoint` at once, or put into an `Inbox` for
+the one coroutine that reads with `recv()` or `async for`. Pings, pongs, the closing handshake, deadlines and limits
+work although nobody reads. Closing runs one clean-up, once, with one typed `Close`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from portico.net.timers import NEVER
 from portico.wire.messages import Closing, Failed, Messages, Ping, Pong
 
 if TYPE_CHECKING:
-    from portico.wire.headers import Request
+    from portico.wire.request import Request
 
 logger = logging.getLogger("portico.websocket")
 
@@ -119,7 +119,7 @@ class Finished:
 FINISHED = Finished()
 
 
-class Ending:
+class Ending(Coroutine[Any, Any, None]):
     """What `close` returns: the closing is under way already, and awaiting this waits until it is over."""
 
     __slots__ = ("_steps", "_ws")
@@ -128,7 +128,7 @@ class Ending:
         self._ws = ws
         self._steps: Generator[Any, None, None] | None = None
 
-    def __await__(self) -> Generator[Any, None, None]:
+    def __await__(self) -> Generator[Any, Any, None]:
         return self._wait()
 
     def _wait(self) -> Generator[Any, None, None]:
@@ -151,34 +151,50 @@ class Ending:
             self._steps.close()
 
 
+class Cancellation:
+    """What wakes the task whose wait in `recv()` was cancelled, and no other."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: asyncio.CancelledError) -> None:
+        self._error = error
+
+    def result(self) -> None:
+        raise self._error
+
+
+class PendingPong(bytes):
+    """A pong in the outbox of a slow peer: the next one takes its place."""
+
+
 class Inbox:
     """Messages received and not yet taken, and the one task that waits for them.
 
-    It is its own awaitable and its own future, one object for the connection's life. asyncio's Task waits on anything with
-    `_asyncio_future_blocking`, `add_done_callback` and `result`, so the reactor can run the waiting task's next step
-    within its turn, in the task's context, when no other task is running. Cancelling a wait takes no message.
+    It is its own awaitable and its own future, one object for the connection's life. asyncio's Task waits on anything
+    with `_asyncio_future_blocking`, `add_done_callback` and `result`, so the reactor can run the waiting task's next
+    step within its turn, in the task's context, when no other task is running. Cancelling a wait takes no message.
     """
 
     __slots__ = (
         "_asyncio_future_blocking",
         "_callback",
-        "_cancelled",
         "_context",
         "_queue",
         "_ws",
         "cost",
         "iterating",
+        "task",
     )
 
     def __init__(self, ws: WebSocket) -> None:
         self._ws = ws
         self._queue: deque[str | bytes] | None = None
-        self.cost = 0
+        self.cost = 0  # what the queue weighs in bytes
         self.iterating = False
-        self._asyncio_future_blocking = False
+        self.task: asyncio.Task[Any] | None = None  # the coroutine handler's, where a server runs one
+        self._asyncio_future_blocking: bool | None = None  # None, and so a coroutine to asyncio, until a task waits
         self._callback: Callable[[Any], object] | None = None
         self._context: Context | None = None
-        self._cancelled: BaseException | None = None
 
     def put(self, message: str | bytes) -> None:
         if self._queue is None:
@@ -239,22 +255,20 @@ class Inbox:
         return self._ws.stream.reactor.loop
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Context | None = None) -> None:
+        self._asyncio_future_blocking = None
         self._callback = callback
         self._context = context
 
     def result(self) -> None:
-        cancelled = self._cancelled
-        if cancelled is not None:
-            self._cancelled = None
-            raise cancelled
+        pass
 
     def cancel(self, msg: Any = None) -> bool:
         callback = self._callback
         if callback is None:
             return False
         self._callback = None
-        self._cancelled = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self.get_loop().call_soon(callback, self, context=self._context)
+        error = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self.get_loop().call_soon(callback, Cancellation(error), context=self._context)
         self._context = None
         return True
 
@@ -271,10 +285,10 @@ class WebSocket(Protocol):
 
     __slots__ = (
         "__weakref__",
-        "_assembly_due",
-        "_close_due",
         "_drain",
+        "_due",
         "_end",
+        "_keepalive_id",
         "_next_ping",
         "_number",
         "_our_close",
@@ -289,11 +303,11 @@ class WebSocket(Protocol):
         "latency",
         "request",
         "rooms",
+        "sending",
         "settings",
         "state",
         "stream",
         "subprotocol",
-        "task",
         "user",
         "wire",
     )
@@ -304,7 +318,7 @@ class WebSocket(Protocol):
         wire: Messages,
         settings: Settings,
         endpoint: Endpoint,
-        request: Request | None,
+        request: Request,
         *,
         subprotocol: str | None = None,
         user: Any = None,
@@ -318,8 +332,8 @@ class WebSocket(Protocol):
         self.subprotocol = subprotocol
         self.user = user
         self.state: Any = None
-        self.task: asyncio.Task[Any] | None = None
         self.closed: Close | None = None
+        self.sending = True  # messages may be sent: no close frame of ours is out, and the connection has not ended
         self.latency: float | None = None
         self.rooms: set[Any] | None = None
         self.inbox = Inbox(self) if pull else None
@@ -331,10 +345,10 @@ class WebSocket(Protocol):
         self._pings: dict[bytes, tuple[asyncio.Future[float], float]] | None = None
         self._ping_id = 0
         self._ping_sent = 0.0  # when the oldest unanswered keepalive ping went out; 0 where there is none
-        self._pong_due: bytes | None = None  # payload of the latest ping that is still to be answered
+        self._keepalive_id = 0  # the number of that ping
+        self._pong_due: bytes | None = None  # while reading: payload of the latest ping that a slow peer sent
         self._next_ping = NEVER
-        self._assembly_due = NEVER
-        self._close_due = NEVER
+        self._due = NEVER  # by when the message under assembly has to be whole; of a closing connection, TCP's end
 
     def begin(self, tail: bytes = b"") -> None:
         """The handshake is complete: take over the stream, tell the endpoint, and read `tail`, which came with it."""
@@ -343,9 +357,9 @@ class WebSocket(Protocol):
         self.stream.reactor.wheel.schedule(self.stream, self._next_ping)
         try:
             self.endpoint.on_open(self)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self.callback_failed(error)
-        if tail and not self.stream.gone:
+        if tail and self.stream.open:
             self.received(bytearray(tail), len(tail))
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -377,13 +391,14 @@ class WebSocket(Protocol):
         Returns a `Sent`. A peer so slow that the message doesn't fit the outbox any more
         (``Limits.max_outbox_bytes``) is closed with 1008. Raises LocalError for a message of another type.
         """
-        if self.wire.state:
+        if not self.sending:
             return GONE
         stream = self.stream
-        if stream.buffered > stream.high_water and stream.buffered + len(message) > self.settings.max_outbox:
+        frame = self.wire.encode(message)
+        if stream.buffered > stream.high_water and stream.buffered + len(frame) > self.settings.max_outbox:
             self.too_slow()
             return DROPPED
-        stream.write(self.wire.encode(message))
+        stream.write(frame)
         if stream.buffered > stream.high_water:
             return QUEUED
         return DONE
@@ -395,54 +410,48 @@ class WebSocket(Protocol):
         Cancelling is safe: the message goes out whole or not at all. Many tasks may send at once. Raises
         ConnectionClosed when the connection is closing or closed, LocalError for a message of another type.
         """
-        if self.wire.state:
+        if not self.sending:
             raise ConnectionClosed(self._why())
         stream = self.stream
         if self._drain is not None or stream.buffered > stream.high_water:
             return self._send_later(message)
         stream.write(self.wire.encode(message))
-        return FINISHED  # type: ignore[return-value] # it has all of a coroutine's methods
+        return FINISHED
 
     async def _send_later(self, message: str | bytes | bytearray | memoryview) -> None:
-        future = self.stream.reactor.loop.create_future()
-        if self._drain is None:
-            self._drain = deque()
-        self._drain.append(future)
+        stream = self.stream
+        future: asyncio.Future[None] | None = None
         try:
-            await future
-            if self.wire.state:
+            if self.sending and (self._drain is not None or stream.buffered > stream.high_water):
+                future = stream.reactor.loop.create_future()
+                if self._drain is None:
+                    self._drain = deque()
+                self._drain.append(future)
+                await future
+            if not self.sending:
                 raise ConnectionClosed(self._why())
-            self.stream.write(self.wire.encode(message))
+            stream.write(self.wire.encode(message))
         finally:
-            if not future.done() or future.cancelled():
-                if self._drain is not None and future in self._drain:
-                    self._drain.remove(future)
-                    if not self._drain:
-                        self._drain = None
-            elif self.stream.buffered <= self.stream.high_water:
-                self.drained()  # it is the next one's turn
+            if future is not None and self._drain is not None:
+                self._drain.remove(future)
+                if not self._drain:
+                    self._drain = None
+                elif stream.buffered <= stream.high_water:
+                    self.drained()  # it is the next one's turn
 
     def drained(self) -> None:
         waiting = self._drain
-        while waiting:
-            future = waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                break
-        if not waiting:
-            self._drain = None
-        if self._pong_due is not None:
-            payload, self._pong_due = self._pong_due, None
-            self._pong(payload)
+        if waiting and not waiting[0].done():  # it stays the first until it has sent
+            waiting[0].set_result(None)
 
     def too_slow(self) -> None:
         """The outbox is full: drop what is in it and close with 1008."""
         self.stream.drop_unsent()
-        self._close_now(1008, f"peer too slow: over {self.settings.max_outbox} bytes unsent")
+        self._close_now(1008, f"peer too slow: over {self.settings.max_outbox} bytes unsent", linger=True)
 
     async def ping(self) -> float:
         """Send a ping and wait for its pong; returns the round trip in seconds. Raises ConnectionClosed."""
-        if self.wire.state:
+        if not self.sending:
             raise ConnectionClosed(self._why())
         future: asyncio.Future[float] = self.stream.reactor.loop.create_future()
         payload = self._next_ping_payload()
@@ -470,8 +479,9 @@ class WebSocket(Protocol):
         """
         if self.inbox is None:
             raise LocalError("recv() on a connection whose Endpoint gets the messages: use on_message")
-        self.inbox.iterating = False
-        return self.inbox  # type: ignore[return-value] # it has all of a coroutine's methods
+        if self.inbox._callback is None:  # else another task waits, and this one will get an error
+            self.inbox.iterating = False
+        return self.inbox
 
     def __aiter__(self) -> WebSocket:
         return self
@@ -479,8 +489,9 @@ class WebSocket(Protocol):
     def __anext__(self) -> Coroutine[Any, Any, str | bytes]:
         if self.inbox is None:
             raise LocalError("'async for' on a connection whose Endpoint gets the messages: use on_message")
-        self.inbox.iterating = True
-        return self.inbox  # type: ignore[return-value] # it has all of a coroutine's methods
+        if self.inbox._callback is None:
+            self.inbox.iterating = True
+        return self.inbox
 
     def received(self, data: bytearray, size: int) -> None:
         events = self.wire.scan(data, size)
@@ -492,46 +503,69 @@ class WebSocket(Protocol):
             if kind is bytes or kind is str:
                 completed = True
                 if inbox is not None:
-                    inbox.put(event)  # type: ignore[arg-type] # its type was just looked at
+                    if self._our_close is None or inbox.cost <= self.settings.max_unread:
+                        inbox.put(event)  # type: ignore[arg-type] # its type was just looked at
                     continue
                 try:
                     endpoint.on_message(self, event)  # type: ignore[arg-type] # its type was just looked at
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
                     self.callback_failed(error)
                     break
+                if self._told:
+                    return
             else:
                 self._control(event)
         if self.wire.assembling():
             self._assembly_deadline(completed)
-        elif self._assembly_due != NEVER:
-            self._assembly_due = NEVER
-        if self._pong_due is not None and not self.stream.blocked:
+        elif self.sending:
+            self._due = NEVER
+        if self._pong_due is not None:
             payload, self._pong_due = self._pong_due, None
-            self._pong(payload)
+            self._late_pong(payload)
         if inbox is not None:
-            if inbox.cost > self.settings.max_unread and not self.stream.paused:
+            if inbox.cost > self.settings.max_unread and self._our_close is None and self.stream.open:
                 self._pause()
             inbox.wake()
 
     def _control(self, event: object) -> None:
         if isinstance(event, Ping):
-            self._pong_due = event.payload  # only the latest needs an answer (RFC 6455 §5.5.3)
+            if self.stream.buffered > self.stream.high_water or self.stream.blocked:
+                self._pong_due = event.payload  # of several, the latest is answered (RFC 6455 §5.5.3)
+            else:
+                self._pong(event.payload)
         elif isinstance(event, Pong):
             self._ponged(event.payload)
         elif isinstance(event, Closing):
-            self._closing(event)
+            self._let_answer()
+            if not self._told:
+                self._closing(event)
         elif isinstance(event, Failed):
+            self._let_answer()
             cause = ProtocolError(event.reason, close_code=event.code)
             self._close_now(event.code, event.reason, linger=True, cause=cause)
 
+    def _let_answer(self) -> None:
+        """Before the end that was read with them is acted on, let the handler take the messages that came before it."""
+        if self.inbox is not None:
+            self.inbox.wake()
+
     def _pong(self, payload: bytes) -> None:
-        if self.wire.state < 2:
+        if self.closed is None:
             self.stream.write(self.wire.pong(payload))
+
+    def _late_pong(self, payload: bytes) -> None:
+        """Answer a slow peer: one pong waits in its outbox, the latest (RFC 6455 §5.5.3)."""
+        if self.closed is None:
+            pong = PendingPong(self.wire.pong(payload))
+            if not self.stream.replace(pong, _is_pending_pong):
+                self.stream.write(pong)
 
     def _ponged(self, payload: bytes) -> None:
         now = time.monotonic()
-        if self._ping_sent and payload == self._ping_id.to_bytes(8, "big"):
-            self.latency = now - self._ping_sent
+        number = int.from_bytes(payload, "big") if len(payload) == 8 else 0
+        if self._ping_sent and self._keepalive_id <= number <= self._ping_id:
+            if number == self._keepalive_id:
+                self.latency = now - self._ping_sent
             self._ping_sent = 0.0
         if self._pings is None or payload not in self._pings:
             return  # an unasked pong (RFC 6455 §5.5.3)
@@ -545,6 +579,8 @@ class WebSocket(Protocol):
 
     def _pause(self) -> None:
         """The application doesn't take what came: read no more, but for a bounded look ahead at control frames."""
+        if self.stream.paused:
+            return
         self.stream.pause()
         self.stream.reactor.wheel.schedule(self.stream, min(self.stream.due, time.monotonic() + PEEK_S))
 
@@ -554,21 +590,22 @@ class WebSocket(Protocol):
             stream.resume()
 
     def _assembly_deadline(self, completed: bool) -> None:
-        if self._assembly_due == NEVER or completed:
+        if self.sending and (self._due == NEVER or completed):
             stream = self.stream
-            self._assembly_due = stream.reactor.now + self.settings.assembly_timeout
-            if self._assembly_due < stream.due:
-                stream.reactor.wheel.schedule(stream, self._assembly_due)
+            self._due = stream.reactor.now + self.settings.assembly_timeout
+            if self._due < stream.due:
+                stream.reactor.wheel.schedule(stream, self._due)
 
     # -- deadlines -----------------------------------------------------------------------------------------------
 
     def expired(self, now: float) -> None:
         stream = self.stream
-        if self._close_due <= now:
-            stream.abort(TimeoutError("no answer to our close frame"))
-            return
-        if self._close_due == NEVER:
-            if self._assembly_due <= now:
+        if not self.sending:
+            if self._due <= now:
+                stream.abort(TimeoutError("no answer to our close frame"))
+                return
+        else:
+            if self._due <= now:
                 seconds = self.settings.assembly_timeout
                 self._close_now(1008, f"message not complete within {seconds:g} s", linger=True)
                 return
@@ -578,9 +615,9 @@ class WebSocket(Protocol):
                 else:  # we don't read, so the peer's silence means nothing
                     self._ping_sent = 0.0
                     self._next_ping = now + self.settings.ping_interval
-            if not stream.gone and self.wire.state == 0:
+            if not stream.gone and self.sending:
                 self._keepalive(now)
-        if not stream.gone and self._close_due != NEVER or self.wire.state == 0:
+        if not stream.gone:
             self._reschedule(now)
 
     def _keepalive(self, now: float) -> None:
@@ -596,14 +633,16 @@ class WebSocket(Protocol):
                 return
         if self._next_ping <= now:
             self._next_ping = now + self.settings.ping_interval
+            payload = self._next_ping_payload()
             if not self._ping_sent:
                 self._ping_sent = now
-            self.stream.write(self.wire.ping(self._next_ping_payload()))
+                self._keepalive_id = self._ping_id
+            self.stream.write(self.wire.ping(payload))
 
     def _reschedule(self, now: float) -> None:
-        due = self._close_due
-        if due == NEVER:
-            due = min(self._next_ping, self._assembly_due)
+        due = self._due
+        if self.sending:
+            due = min(due, self._next_ping)
             if self._ping_sent:
                 due = min(due, self._ping_sent + self.settings.ping_timeout)
             if self.stream.paused:
@@ -612,32 +651,39 @@ class WebSocket(Protocol):
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def close(self, code: int = 1000, reason: str = "") -> Coroutine[Any, Any, None]:
+    def close(self, code: int = 1000, reason: str = "") -> Ending:
         """Begin the closing handshake (RFC 6455 §7.1.2) at once; await the result to wait until the connection is over.
 
         `code`: 1000-1003, 1007-1014 or 3000-4999; `reason`: at most 123 bytes of UTF-8. Raises LocalError for others.
-        A peer that does not answer is dropped after ``Limits.close_timeout_s``. Closing twice is harmless.
+        A peer that does not answer is dropped after ``Limits.close_timeout_s``. Messages that come before its answer
+        can still be received, up to ``Limits.max_unread_bytes``. Closing twice is harmless.
         """
-        if self.wire.state == 0:
+        if self.sending:
             frame = self.wire.close(code, reason)
+            self.sending = False
             self._our_close = Close(code, reason, by="us")
             self.stream.write(frame)
-            self._close_due = time.monotonic() + self.settings.close_timeout
-            self.stream.reactor.wheel.schedule(self.stream, self._close_due)
-        return Ending(self)  # type: ignore[return-value] # it has all of a coroutine's methods
+            self._due = time.monotonic() + self.settings.close_timeout
+            self.stream.reactor.wheel.schedule(self.stream, self._due)
+            if self.stream.paused:
+                self.stream.resume()  # the answer is behind what nobody takes
+        return Ending(self)
 
     def _close_now(
         self, code: int, reason: str, *, linger: bool = False, drop: bool = False, cause: BaseException | None = None
     ) -> None:
         """Fail the connection (RFC 6455 §7.1.7): a close frame if none was sent, then TCP's end."""
-        reason = reason.encode()[:123].decode(errors="ignore")
-        if self._our_close is None:
-            self._our_close = Close(code, reason, by="us", cause=cause)
-            self.stream.write(self.wire.close(code, reason))
-        elif cause is not None:
-            self._our_close.cause = cause
-        self._settle(self._our_close)
+        if self.closed is None:
+            reason = reason.encode()[:123].decode(errors="ignore")
+            if self._our_close is None:
+                self._our_close = Close(code, reason, by="us", cause=cause)
+                self.stream.write(self.wire.close(code, reason))
+            elif cause is not None:
+                self._our_close.cause = cause
+            self._settle(self._our_close)
         self.stream.close(linger=linger, timeout_s=1.0 if drop else self.settings.close_timeout)
+        if self.inbox is not None:
+            self.inbox.wake()
 
     def _closing(self, event: Closing) -> None:
         """The peer's close frame came."""
@@ -649,8 +695,8 @@ class WebSocket(Protocol):
             self._settle(Close(event.code, event.reason, clean=True, by="peer"))
             self.stream.write(self.wire.close_answer(event.code))
         if self.wire.client:  # the server ends TCP first (RFC 6455 §7.1.1)
-            self._close_due = time.monotonic() + self.settings.close_timeout
-            self.stream.reactor.wheel.schedule(self.stream, self._close_due)
+            self._due = time.monotonic() + self.settings.close_timeout
+            self.stream.reactor.wheel.schedule(self.stream, self._due)
         else:
             self.stream.close(timeout_s=self.settings.close_timeout)
 
@@ -675,6 +721,7 @@ class WebSocket(Protocol):
     def _settle(self, close: Close) -> None:
         """How the connection ended is known now; whoever waits for a message or for room learns it."""
         self.closed = close
+        self.sending = False
         waiting, self._drain = self._drain, None
         for future in waiting or ():
             if not future.done():
@@ -698,7 +745,7 @@ class WebSocket(Protocol):
         close = self._why()
         try:
             endpoint.on_close(self, close)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             logger.exception("on_close failed")
         if self.inbox is not None:
             self.inbox.wake()
@@ -719,3 +766,7 @@ class WebSocket(Protocol):
         if self._end is None:
             self._end = self.stream.reactor.loop.create_future()
         return asyncio.shield(self._end)
+
+
+def _is_pending_pong(entry: bytes) -> bool:
+    return type(entry) is PendingPong

@@ -27,7 +27,7 @@ function span(seconds) {
 
 const millis = (ms) => (ms == null ? "–" : `${ms < 9.95 ? ms.toFixed(1) : Math.round(ms)} ms`);
 const host = (name) => (name.includes(":") ? `[${name}]` : name);
-const count = (n, one, many) => `${number.format(n)} ${n === 1 ? one : many}`;
+const count = (n, one, many) => `${number.format(n)}\u00a0${n === 1 ? one : many}`;
 
 function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
@@ -146,6 +146,7 @@ addEventListener("online", () => {
 // ---- the connections: a table row and a column of the house each ----
 
 const MOST_COLUMNS = 64;
+const COLUMN_PX = 9; // the least that a column takes, with the gap beside it
 const ours = new Set(); // addresses from which this page's own HTTP requests came, as /hello told
 const drawn = new Map(); // connection id -> what shows it
 
@@ -247,6 +248,14 @@ function five(one) {
   for (const [name, value] of Object.entries(values)) put(document.querySelector(`[data-five="${name}"]`), String(value));
 }
 
+// Where not every connection finds room under the roof, a quarter of it is for HTTP.
+function columnsFor(all) {
+  const most = Math.min(MOST_COLUMNS, Math.floor($("columns").clientWidth / COLUMN_PX) - 2);
+  const plain = all.filter((one) => one.protocol !== "websocket");
+  const sockets = all.filter((one) => one.protocol === "websocket");
+  return [...sockets.slice(0, most - Math.min(plain.length, most >> 2)), ...plain].slice(0, most);
+}
+
 function snapshot(told) {
   const all = told.connections.toSorted((a, b) => (b.ws === you) - (a.ws === you));
   const ids = new Set(all.map((one) => one.id));
@@ -256,9 +265,9 @@ function snapshot(told) {
     if (!drawn.has(one.id)) drawn.set(one.id, draw(one.id));
   }
   place($("connections"), all.map((one) => drawn.get(one.id).row));
-  const columns = all.map((one) => drawn.get(one.id).column);
-  for (const column of columns.splice(MOST_COLUMNS)) column.remove();
-  place($("columns"), columns);
+  const standing = new Set(columnsFor(all));
+  for (const one of all) if (!standing.has(one)) drawn.get(one.id).column.remove();
+  place($("columns"), [...standing].map((one) => drawn.get(one.id).column));
   void $("columns").offsetWidth; // each column is first drawn as HTTP, so that one can see it switch
   for (const one of all) update(drawn.get(one.id), one);
 
@@ -390,7 +399,7 @@ $("burst").addEventListener("click", async () => {
     await Promise.all(Array.from({ length: AT_ONCE }, worker));
     const ms = now() - begun;
     const kept = same && same === socket ? `${count(sockets, "WebSocket", "WebSockets")} stayed open.` : "";
-    note("burst-note", `${BURST} answered in ${millis(ms)}, ${number.format(Math.round((BURST / ms) * 1000))} a second. ${kept}`);
+    note("burst-note", `${BURST} answered in ${millis(ms)}, ${number.format(Math.round((BURST / ms) * 1000))}\u00a0a\u00a0second. ${kept}`);
   } catch {
     note("burst-note", `${answered - before} of ${BURST} were answered, then the server could not be reached.`, true);
   }

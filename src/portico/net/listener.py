@@ -28,18 +28,22 @@ BACKLOG: Final = 4096  # the kernel cuts it to its own limit, net.core.somaxconn
 ACCEPTS_PER_TURN: Final = 256
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 EXHAUSTED_PAUSE_S: Final = 0.5
+EXHAUSTED_LOG_S: Final = 60.0
+ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # as ::1 where the machine has no IPv6
+BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})  # of the listening socket itself
 
 
 class Listener(Source):
-    """One listening socket. `make_protocol` gives each new stream its protocol; `on_gone` is told of each that ended."""
+    """One listening socket. `make_protocol` gives each new stream its protocol; `on_gone` is told of each that ends."""
 
     __slots__ = (
         "_exhausted",
-        "_family",
         "_high_water",
+        "_host",
         "_make_protocol",
         "_on_gone",
         "_reactor",
+        "_silent_until",
         "_sock",
         "_ssl",
         "_tls_timeout",
@@ -66,8 +70,9 @@ class Listener(Source):
         self._high_water = high_water
         self._ssl = ssl_context
         self._tls_timeout = tls_timeout_s
-        self._exhausted = False
-        self._family = sock.family
+        self._exhausted = False  # not accepting until a descriptor is free
+        self._silent_until = 0.0  # running out of descriptors has been said
+        self._host = ""
         self.accepted = 0
         self.address: Any = sock.getsockname()
         reactor.add(self, sock.fileno(), READ)
@@ -79,18 +84,28 @@ class Listener(Source):
 
     def ready(self, events: int) -> None:
         for _ in range(ACCEPTS_PER_TURN):
+            if self.fd < 0:
+                return  # closed by what a new connection did
             try:
                 sock, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except ConnectionError:
-                continue  # the peer gave up while it waited
             except OSError as error:
-                if error.errno not in EXHAUSTED:
+                if error.errno in BROKEN:
                     raise
+                if error.errno not in EXHAUSTED:
+                    continue  # of the one connection, as accept(2) says: its peer gave up while it waited
                 self._pause(error)
                 return
-            self._open(sock, peer)
+            self._open(sock, self._shared(peer))
+
+    def _shared(self, peer: Any) -> Any:
+        """`peer` without its own copy of the host where the connection before came from there, as behind a proxy."""
+        if isinstance(peer, tuple):
+            if peer[0] != self._host:
+                self._host = peer[0]
+            return (self._host, *peer[1:])
+        return peer
 
     def _open(self, sock: socket.socket, peer: Any) -> None:
         stream: Stream | None = None
@@ -122,8 +137,9 @@ class Listener(Source):
 
     def _pause(self, error: OSError) -> None:
         """No descriptor is left: wait until one is, and leave the peers in the backlog."""
-        if not self._exhausted:
-            self._exhausted = True
+        self._exhausted = True
+        if self._reactor.now >= self._silent_until:
+            self._silent_until = self._reactor.now + EXHAUSTED_LOG_S
             logger.error(
                 "accept: %s; new connections wait until others end. Raise the limit on open files (ulimit -n)", error
             )
@@ -136,7 +152,7 @@ class Listener(Source):
             self._reactor.change(self, READ)
 
     def expired(self, now: float) -> None:
-        self._reactor.change(self, READ)
+        self._resume()
 
     def flush(self) -> None:
         pass
@@ -160,7 +176,7 @@ async def bind(
     sock: socket.socket | None = None,
     backlog: int = BACKLOG,
 ) -> list[socket.socket]:
-    """Listening, non-blocking sockets: on every address of `host` (None: on all), or at the path `uds`, or `sock` itself.
+    """Listening, non-blocking sockets: on every address of `host` (None: on all), at the path `uds`, or `sock` itself.
 
     Raises LocalError where an address can't be had; nothing is left open then.
     """
@@ -168,25 +184,34 @@ async def bind(
         if sock.type != socket.SOCK_STREAM:
             raise LocalError(f"sock={sock!r}: expected a stream socket")
         sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         sock.listen(backlog)
         return [sock]
     if uds is not None:
         return [_bind_unix(os.fspath(uds), backlog)]
+    if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
+        raise LocalError(f"port={port!r}: expected a number from 0 to 65535")
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise LocalError(f"host={host!r}, port={port}: {error.strerror}") from error
     sockets: list[socket.socket] = []
-    try:
-        for family, kind, proto, _, address in dict.fromkeys(found):
-            if sockets and port == 0:  # every address gets the port that the first one got
-                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+    failure: OSError | None = None
+    for family, kind, proto, _, address in dict.fromkeys(found):
+        if sockets and port == 0:  # every address gets the port that the first one got
+            address = (address[0], sockets[0].getsockname()[1], *address[2:])
+        try:
             sockets.append(_bind_tcp(family, kind, proto, address, backlog))
-    except OSError as error:
-        for other in sockets:
-            other.close()
-        raise LocalError(f"cannot listen on {host or '*'} port {port}: {error.strerror}") from error
+        except OSError as error:
+            failure = error
+            if error.errno not in ABSENT:
+                break
+    if failure is not None and not (sockets and failure.errno in ABSENT):
+        for each in sockets:
+            each.close()
+        raise LocalError(f"cannot listen on {host or '*'} port {port}: {failure.strerror}") from failure
     return sockets
 
 
@@ -208,22 +233,34 @@ def _bind_tcp(family: int, kind: int, proto: int, address: Any, backlog: int) ->
 
 def _bind_unix(path: str, backlog: int) -> socket.socket:
     """Listen at `path`; a socket file that nobody listens on any more is replaced."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise LocalError(f"uds={path!r}: expected a socket or nothing there, found another kind of file")
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
-            else:
-                raise LocalError(f"uds={path!r}: another process listens there")
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.setblocking(False)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.stat(path).st_mode):
+                raise LocalError(f"uds={path!r}: expected a socket or nothing there, found another kind of file")
+            if _listened(path):
+                raise LocalError(f"uds={path!r}: another process listens there")
+            os.unlink(path)
         sock.bind(path)
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise LocalError(f"uds={path!r}: {error.strerror}") from error
+        raise LocalError(f"uds={path!r}: {error.strerror or error}") from error
+    except LocalError:
+        sock.close()
+        raise
     return sock
+
+
+def _listened(path: str) -> bool:
+    """Whether somebody listens on the socket file at `path`."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a full backlog would make it wait
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:
+            pass
+    return True

@@ -19,10 +19,11 @@ cdef class Reactor:
     cdef readonly bytearray buffer
     cdef readonly Wheel wheel
     cdef public bint in_turn
-    cdef public double now
+    cdef readonly double turn_time
     cdef readonly int count
     cdef int read_bit, write_bit
-    cdef list _sources, _dirty, _again
+    cdef list _sources, _dirty
+    cdef dict _again
     cdef bint _flush_scheduled, _closed
 
     cpdef add(self, Source source, int fd, int interest)
@@ -35,6 +36,7 @@ cdef class Reactor:
     cpdef again(self, Source source)
     @cython.locals(source=Source)
     cdef _serve_again(self)
+    cdef _fail(self, Source source, error)
     cpdef _flush_later(self)
     @cython.locals(source=Source, dirty=list)
     cdef _flush_dirty(self)

@@ -5,8 +5,8 @@ descriptor with the running loop. When anything is ready the loop calls `turn` o
 lets each ready source act once, and then writes every stream that has output, once each. A write outside a turn
 schedules one flush.
 
-A turn is bounded (sources per poll, bytes per source, accepts per turn), and one source's exception ends that source and
-nothing else.
+A turn is bounded (sources per poll, bytes per source, accepts per turn), and one source's exception ends that source
+and nothing else.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Epoll:
     READ = 0x001  # EPOLLIN
     WRITE = 0x004  # EPOLLOUT
     ERROR = 0x018  # EPOLLERR | EPOLLHUP, always reported
+    NOTHING = 0x40000000  # EPOLLONESHOT: an error, once; without it a hang-up would be reported again and again
 
 
 class Kqueue:
@@ -76,6 +77,7 @@ class Kqueue:
     READ = 1
     WRITE = 2
     ERROR = 4
+    NOTHING = 0
 
     def __init__(self) -> None:
         self._kqueue: Any = select.kqueue()  # type: ignore[attr-defined, unused-ignore] # not on Linux
@@ -111,22 +113,30 @@ class Kqueue:
         return found
 
 
+def _poller() -> Any:
+    if hasattr(select, "epoll"):
+        return Epoll()
+    if hasattr(select, "kqueue"):
+        return Kqueue()
+    raise LocalError("this system has neither epoll nor kqueue: expected Linux, macOS or a BSD")
+
+
 class Reactor:
     """One per event loop; `Reactor.running()` finds or makes the running loop's."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.poller: Any = Epoll() if hasattr(select, "epoll") else Kqueue()
+        self.poller: Any = _poller()
         self.read_bit = self.poller.READ
         self.write_bit = self.poller.WRITE
         self.buffer = bytearray(BUFFER_BYTES)
         self.wheel = Wheel(loop)
         self.in_turn = False
-        self.now = time.monotonic()
+        self.turn_time = 0.0
         self.count = 0
         self._sources: list[Source | None] = []
         self._dirty: list[Source] = []
-        self._again: list[Source] = []
+        self._again: dict[Source, None] = {}
         self._flush_scheduled = False
         self._closed = False
         try:
@@ -134,8 +144,7 @@ class Reactor:
         except NotImplementedError:
             self.poller.close()
             raise LocalError(
-                f"{type(loop).__name__} has no add_reader(): expected a selector event loop or uvloop; on Windows set "
-                "asyncio.WindowsSelectorEventLoopPolicy"
+                f"{type(loop).__name__} has no add_reader(): expected a selector event loop or uvloop"
             ) from None
 
     @staticmethod
@@ -143,11 +152,16 @@ class Reactor:
         """The running loop's reactor; made when the loop has none."""
         loop = asyncio.get_running_loop()
         reactor = _reactors.get(loop)
-        if reactor is None or reactor._closed:
+        if reactor is None:
             for other in [other for other in _reactors if other.is_closed()]:
                 del _reactors[other]
             reactor = _reactors[loop] = Reactor(loop)
         return reactor
+
+    @property
+    def now(self) -> float:
+        """The time on the clock of `time.monotonic`; within a turn, when that began."""
+        return self.turn_time if self.in_turn else time.monotonic()
 
     def close_if_idle(self) -> None:
         """Leave the loop when no source is left; called by whoever closes a listener or a client."""
@@ -193,13 +207,15 @@ class Reactor:
 
     def _bits(self, interest: int) -> int:
         bits: int = (self.read_bit if interest & READ else 0) | (self.write_bit if interest & WRITE else 0)
-        return bits
+        return bits or self.poller.NOTHING
 
     # -- turns ---------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
         """What the loop calls when anything in the set is ready."""
-        self.now = time.monotonic()
+        if self._closed:
+            return
+        self.turn_time = time.monotonic()
         self.in_turn = True
         write_bit = self.write_bit
         read_bit = self.read_bit
@@ -220,7 +236,7 @@ class Reactor:
                 try:
                     source.ready(events)
                 except Exception as error:
-                    source.failed(error)
+                    self._fail(source, error)
         finally:
             try:
                 self._flush_dirty()
@@ -241,23 +257,29 @@ class Reactor:
         """`source` holds input that its descriptor doesn't show: let it act in the next turn."""
         if not self._again:
             self.loop.call_soon(self.turn)
-        self._again.append(source)
+        self._again[source] = None
 
     def _serve_again(self) -> None:
-        waiting, self._again = self._again, []
+        waiting, self._again = self._again, {}
         for source in waiting:
             if source.fd < 0:
                 continue
             try:
                 source.ready(1)
             except Exception as error:
-                source.failed(error)
+                self._fail(source, error)
+
+    def _fail(self, source: Source, error: Exception) -> None:
+        try:
+            source.failed(error)
+        except Exception as another:
+            self.loop.call_exception_handler({"message": "ending a failed source failed", "exception": another})
 
     def _flush_later(self) -> None:
         self._flush_scheduled = False
         if self.in_turn:
             return  # a turn that runs a nested loop flushes by itself
-        self.now = time.monotonic()
+        self.turn_time = time.monotonic()
         self.in_turn = True
         try:
             self._flush_dirty()
@@ -275,7 +297,7 @@ class Reactor:
                 try:
                     source.flush()
                 except Exception as error:
-                    source.failed(error)
+                    self._fail(source, error)
 
 
 _reactors: dict[asyncio.AbstractEventLoop, Reactor] = {}

@@ -21,22 +21,20 @@ cdef class Nobody(Protocol):
 
 
 cdef class Stream(Source):
-    cdef object __weakref__
     cdef readonly Reactor reactor
     cdef readonly object sock
     cdef public Protocol protocol
     cdef public object peer
-    cdef public Py_ssize_t high_water
+    cdef public unsigned int high_water
+    cdef unsigned char _state, _interest, _told, _blocked
     cdef readonly Py_ssize_t buffered
     cdef readonly int64_t bytes_in, bytes_out
     cdef readonly double last_read, opened
     cdef readonly object listener
-    cdef object _local
     cdef list _out
-    cdef unsigned char _state, _interest
-    cdef bint _blocked, _told, _eof, _linger
-    cdef int64_t _linger_end, _finish_mark
-    cdef double _finish_timeout
+    cdef int64_t _finish_mark
+    cdef float _finish_timeout
+    cdef unsigned char _eof, _linger
 
     cpdef ready(self, int events)
     cpdef _read(self)
@@ -51,12 +49,15 @@ cdef class Stream(Source):
     @cython.locals(total=Py_ssize_t, count=Py_ssize_t)
     cdef tuple _join(self, list out)
     cpdef _send(self, data)
+    @cython.locals(before=int64_t)
     cdef _broken(self, error)
-    cpdef _rest(self, data, Py_ssize_t sent)
+    @cython.locals(index=Py_ssize_t)
+    cpdef _cut(self, list out, Py_ssize_t sent)
+    cpdef _wait_writable(self)
     cpdef abort(self, cause=*)
     cpdef expired(self, double now)
     cpdef failed(self, error)
     cpdef _shut(self)
     cpdef _shutdown(self)
-    cdef _socket_error(self)
+    cdef _hung_up(self)
     cdef _end(self, cause)

@@ -22,6 +22,8 @@ GONE: Final = 3
 MAX_WRITE_BYTES: Final = 256 * 1024
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
+FINISH_BYTES: Final = 4096  # less than this in a stretch of the time to finish is no progress
+LAST_READS: Final = 16  # of a stream that can't be written any more
 
 
 class Protocol:
@@ -76,15 +78,12 @@ class Stream(Source):
     """One TCP (or Unix) connection. Reading starts at once."""
 
     __slots__ = (
-        "__weakref__",
         "_blocked",
         "_eof",
         "_finish_mark",
         "_finish_timeout",
         "_interest",
         "_linger",
-        "_linger_end",
-        "_local",
         "_out",
         "_state",
         "_told",
@@ -115,16 +114,14 @@ class Stream(Source):
         self.bytes_out = 0
         self.last_read = self.opened = reactor.now
         self.listener = listener  # its `ended(stream)` is called once, when this stream has ended
-        self._local: Any = None
         self._out: list[bytes] | None = None
         self._state = OPEN
         self._blocked = False  # the socket takes no more for now; its being writable is waited for
         self._told = False  # the outbox went above high_water and drained() is due
         self._eof = False  # the peer has shut its side
         self._linger = False
-        self._linger_end = 0
         self._finish_timeout = 0.0
-        self._finish_mark = 0
+        self._finish_mark = 0  # FINISHING: what was written when last looked at; LINGERING: what may be read
         self._interest = READ
         reactor.add(self, sock.fileno(), READ)
 
@@ -162,10 +159,8 @@ class Stream(Source):
 
     @property
     def local(self) -> Any:
-        """Our own address, as getsockname() gives it; None where the socket is gone and nobody asked before."""
-        if self._local is None and self._state != GONE:
-            self._local = self.sock.getsockname()
-        return self._local
+        """Our own address, as getsockname() gives it; None where the socket is gone."""
+        return None if self._state == GONE else self.sock.getsockname()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -180,7 +175,7 @@ class Stream(Source):
             if self._interest & READ:
                 self._read()
             elif events & ERROR:
-                self._end(self._socket_error())
+                self._hung_up()
 
     def _read(self) -> None:
         reactor = self.reactor
@@ -206,12 +201,20 @@ class Stream(Source):
                 self.protocol.received(buffer, size)
             else:
                 self.protocol.eof()
-        elif self._state == LINGERING and (not size or self.bytes_in > self._linger_end):
+        elif self._state == LINGERING and (not size or self.bytes_in > self._finish_mark):
             self._end(None)
+
+    def _hung_up(self) -> None:
+        """The connection is over in both directions, and reading is paused."""
+        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number or self._eof or self._interest:
+            number = number or errno.ECONNRESET
+            self._end(OSError(number, os.strerror(number)))
+        # else the peer ended in good order: what it said before is read after `resume`, or by `peek`
 
     def peek(self) -> None:
         """Read once although reading is paused."""
-        if self._state == OPEN:
+        if self._state == OPEN and not self._eof:
             self._read()
 
     def pause(self) -> None:
@@ -248,7 +251,7 @@ class Stream(Source):
     def flush(self) -> None:
         """Write what the socket takes of the outbox, with one call."""
         out = self._out
-        if out is None or self._state == GONE:
+        if out is None or self._blocked or self._state == GONE:
             return
         count = len(out)
         if count == 1:
@@ -268,11 +271,9 @@ class Stream(Source):
         if sent == size and count == len(out):
             self._out = None
         else:
-            del out[:count]
-            if sent < size:
-                out.insert(0, self._rest(data, sent))
+            self._cut(out, sent)
             self._blocked = True
-            self._set_interest(self._interest | WRITE)
+            self._wait_writable()
         if self._told and self.buffered <= self.high_water >> 1:
             self._told = False
             self.protocol.drained()
@@ -297,33 +298,47 @@ class Stream(Source):
         """Writing failed. What the peer said before it left may be waiting to be read: its close frame, above all."""
         self._out = None
         self.buffered = 0
-        if self._interest & READ:
-            self._read()
+        for _ in range(LAST_READS):
+            before = self.bytes_in
+            if self._interest & READ:
+                self._read()
+            if self._state == GONE or self.bytes_in == before:
+                break
         self._end(error)
 
-    def _rest(self, data: bytes, sent: int) -> bytes:
-        """What has to be offered next after `sent` bytes of `data` were taken."""
-        return data[sent:]
+    def _cut(self, out: list[Any], sent: int) -> None:
+        """Take the `sent` bytes that were written off the front of the outbox; the entries after them stay whole."""
+        index = 0
+        while sent and sent >= len(out[index]):
+            sent -= len(out[index])
+            index += 1
+        del out[:index]
+        if sent:
+            entry = out[0]
+            out[0] = entry[sent:] if len(entry) <= MAX_WRITE_BYTES else memoryview(entry)[sent:]
 
-    def drop_oldest(self, kind: type, needed: int) -> bool:
-        """Make `needed` bytes of room by dropping the oldest entries of class `kind`, each whole and not begun.
+    def _wait_writable(self) -> None:
+        self._set_interest(self._interest | WRITE)
 
-        Returns whether there is that much room now.
+    def drop_oldest(self, kind: type, needed: int) -> int:
+        """Drop the oldest entries of class `kind` that make `needed` bytes of room, each whole and not begun.
+
+        Returns how many; 0, with nothing dropped, where all of them together would not make that room.
         """
-        out = self._out
-        if out is None:
-            return False
+        found = []
         freed = 0
-        kept = []
-        for index, entry in enumerate(out):
-            if freed < needed and type(entry) is kind and (index or not self._blocked):
+        for index, entry in enumerate(self._out or ()):
+            if type(entry) is kind and (index or not self._blocked):
+                found.append(index)
                 freed += len(entry)
-            else:
-                kept.append(entry)
-        if freed:
-            out[:] = kept
-            self.buffered -= freed
-        return freed >= needed
+                if freed >= needed:
+                    break
+        if freed < needed or self._out is None:
+            return 0
+        for index in reversed(found):
+            del self._out[index]
+        self.buffered -= freed
+        return len(found)
 
     def drop_unsent(self) -> None:
         """Empty the outbox of everything not yet begun."""
@@ -332,7 +347,7 @@ class Stream(Source):
             self.buffered = len(self._out[0]) if self._out else 0
 
     def replace(self, entry: bytes, same: Any) -> bool:
-        """Put `entry` in the place of the last one not yet begun for which ``same(entry)`` holds; False: there is none."""
+        """Put `entry` in the place of the last one not yet begun for which ``same`` holds; False: there is none."""
         out = self._out
         if out is None:
             return False
@@ -340,14 +355,16 @@ class Stream(Source):
             if same(out[index]):
                 self.buffered += len(entry) - len(out[index])
                 out[index] = entry
+                if self.buffered > self.high_water:
+                    self._told = True
                 return True
         return False
 
     # -- the end -------------------------------------------------------------------------------------------------
 
     def close(self, *, linger: bool = False, timeout_s: float = 5.0) -> None:
-        """Write what is in the outbox and end TCP, our side first (RFC 6455 §7.1.1); give up `timeout_s` after the last
-        progress.
+        """Write what is in the outbox and end TCP, our side first (RFC 6455 §7.1.1); give up when the peer takes
+        hardly any of it for `timeout_s`.
 
         With `linger`, our side is shut and input is read and thrown away until the peer's end, for at most two
         seconds: closing with input unread makes the kernel send RST, and that can take our last words with it.
@@ -371,16 +388,18 @@ class Stream(Source):
     def expired(self, now: float) -> None:
         if self._state == OPEN:
             self.protocol.expired(now)
-        elif self._state == FINISHING and self.bytes_out > self._finish_mark:
+        elif self._state == FINISHING and self.bytes_out - self._finish_mark >= FINISH_BYTES:
             self._finish_mark = self.bytes_out
             self.reactor.wheel.schedule(self, now + self._finish_timeout)
         else:
             self._end(None)
 
     def failed(self, error: Exception) -> None:
-        if self._state != GONE:
-            self.protocol.failed(error)
-        self._end(error)
+        try:
+            if self._state != GONE:
+                self.protocol.failed(error)
+        finally:
+            self._end(error)
 
     def _shut(self) -> None:
         """The outbox is empty and nothing more will come: end, or linger."""
@@ -388,7 +407,7 @@ class Stream(Source):
             self._end(None)
             return
         self._state = LINGERING
-        self._linger_end = self.bytes_in + LINGER_BYTES
+        self._finish_mark = self.bytes_in + LINGER_BYTES
         try:
             self._shutdown()
         except OSError as error:
@@ -399,10 +418,6 @@ class Stream(Source):
 
     def _shutdown(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
-
-    def _socket_error(self) -> OSError:
-        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
-        return OSError(number, os.strerror(number))
 
     def _end(self, cause: BaseException | None) -> None:
         """The one clean-up."""

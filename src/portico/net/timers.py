@@ -16,15 +16,20 @@ NEVER: Final = float("inf")
 class Timed:
     """What has one deadline at a time. ``due`` is on the clock of `time.monotonic`; NEVER where there is none."""
 
-    __slots__ = ("due", "slot")
+    __slots__ = ("due", "place", "slot")
 
     def __init__(self) -> None:
         self.due = NEVER
-        self.slot = 0
+        self.slot = 0  # the wheel's slot that holds this, and where in it; 0 for none
+        self.place = 0
 
     def expired(self, now: float) -> None:
         """The deadline is over. It is NEVER again; schedule the next one from here where there is one."""
         raise NotImplementedError
+
+    def failed(self, error: Exception) -> None:
+        """`expired` raised `error`."""
+        raise error
 
 
 class Wheel:
@@ -32,16 +37,17 @@ class Wheel:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._slots: dict[int, set[Timed]] = {}
+        self._slots: dict[int, list[Timed]] = {}
         self._handle: asyncio.TimerHandle | None = None
         self._armed = 0  # the slot that the handle waits for
+        self._current = 0  # the last slot that was worked off; nothing is put there or before
 
     def schedule(self, entry: Timed, due: float) -> None:
         """Set the deadline of `entry`, in place of any before it."""
         entry.due = due
         if due == NEVER:
             return
-        slot = int(due / TICK_S) + 1
+        slot = max(int(due / TICK_S), self._current) + 1
         if entry.slot:
             if entry.slot <= slot:
                 return  # it is looked at early, and put off then
@@ -67,7 +73,7 @@ class Wheel:
 
     def advance(self, now: float) -> None:
         """Let everything that is due by `now` expire."""
-        current = int(now / TICK_S)
+        current = self._current = int(now / TICK_S)
         for slot in sorted([slot for slot in self._slots if slot <= current]):
             for entry in self._slots.pop(slot):
                 if entry.slot != slot:
@@ -81,7 +87,10 @@ class Wheel:
 
     def _expire(self, entry: Timed, now: float) -> None:
         try:
-            entry.expired(now)
+            try:
+                entry.expired(now)
+            except Exception as error:
+                entry.failed(error)
         except Exception as error:
             self._loop.call_exception_handler({"message": "a deadline's callback failed", "exception": error})
 
@@ -89,16 +98,22 @@ class Wheel:
         entry.slot = slot
         entries = self._slots.get(slot)
         if entries is None:
-            self._slots[slot] = {entry}
+            entry.place = 0
+            self._slots[slot] = [entry]
             self._arm()
         else:
-            entries.add(entry)
+            entry.place = len(entries)
+            entries.append(entry)
 
     def _remove(self, entry: Timed) -> None:
         entries = self._slots.get(entry.slot)
         entry.slot = 0
-        if entries is not None:
-            entries.discard(entry)
+        if entries is None:
+            return  # its slot is being worked off
+        last = entries.pop()
+        if last is not entry:  # the last one takes its place
+            entries[entry.place] = last
+            last.place = entry.place
 
     def _arm(self) -> None:
         if not self._slots:
@@ -114,5 +129,7 @@ class Wheel:
 
     def _tick(self) -> None:
         self._handle = None
-        self.advance(time.monotonic())
-        self._arm()
+        try:
+            self.advance(time.monotonic())
+        finally:
+            self._arm()

@@ -6,13 +6,20 @@ cdef int READ, WRITE
 
 
 cdef class TlsStream(Stream):
-    cdef bint _handshaking
+    cdef bint _handshaking, _crossed
+    cdef object _tls
 
     cpdef ready(self, int events)
     cpdef expired(self, double now)
     cdef _shake(self)
     @cython.locals(size=Py_ssize_t)
     cpdef _read(self)
+    cdef _read_pending(self)
+    cpdef resume(self)
+    @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
     cpdef _send(self, data)
+    @cython.locals(count=Py_ssize_t, size=Py_ssize_t)
+    cpdef _cut(self, list out, Py_ssize_t sent)
+    cpdef _wait_writable(self)
     cpdef _shut(self)
     cpdef _shutdown(self)

@@ -20,13 +20,15 @@ RECORDS_PER_TURN: Final = 16
 class TlsStream(Stream):
     """One TLS connection; its protocol hears nothing before the handshake is complete."""
 
-    __slots__ = ("_handshaking",)
+    __slots__ = ("_crossed", "_handshaking", "_tls")
 
     def __init__(
         self, reactor: Reactor, sock: ssl.SSLSocket, protocol: Protocol, peer: Any, high_water: int, listener: Any
     ) -> None:
         super().__init__(reactor, sock, protocol, peer, high_water, listener)
+        self._tls = sock
         self._handshaking = True
+        self._crossed = False  # reading waits for the socket to be writable, or writing for it to be readable
 
     @classmethod
     def accepted(
@@ -40,6 +42,30 @@ class TlsStream(Stream):
             wrapped.close()
             raise
 
+    @classmethod
+    def dialled(
+        cls,
+        reactor: Reactor,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        host: str,
+        protocol: Protocol,
+        peer: Any,
+        high_water: int,
+        listener: Any,
+    ) -> TlsStream:
+        """The client's end of a connected socket; `host` is verified and sent as SNI. `begin` starts the handshake."""
+        wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        try:
+            return cls(reactor, wrapped, protocol, peer, high_water, listener)
+        except BaseException:
+            wrapped.close()
+            raise
+
+    def begin(self) -> None:
+        """The client speaks first."""
+        self._shake()
+
     @property
     def tls(self) -> bool:
         return True
@@ -52,18 +78,21 @@ class TlsStream(Stream):
     def ready(self, events: int) -> None:
         if self._handshaking:
             self._shake()
-        else:
-            super().ready(events)
+            return
+        if self._crossed:
+            self._crossed = False
+            events |= READ | WRITE
+        Stream.ready(self, events)
 
     def expired(self, now: float) -> None:
         if self._handshaking:
             self._end(TimeoutError("TLS handshake not complete in time"))
         else:
-            super().expired(now)
+            Stream.expired(self, now)
 
     def _shake(self) -> None:
         try:
-            self.sock.do_handshake()
+            self._tls.do_handshake()
         except ssl.SSLWantReadError:
             self._set_interest(READ)
         except ssl.SSLWantWriteError:
@@ -75,14 +104,19 @@ class TlsStream(Stream):
             self._set_interest(READ)
             self.reactor.wheel.cancel(self)
             self.protocol.connected()
-            self._read()
+            if not self.gone and not self.paused:
+                self._read()
 
     def _read(self) -> None:
         buffer = self.reactor.buffer
         for _ in range(RECORDS_PER_TURN):
             try:
-                size = self.sock.recv_into(buffer)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                size = self._tls.recv_into(buffer)
+            except ssl.SSLWantReadError:
+                return
+            except ssl.SSLWantWriteError:
+                self._crossed = True
+                self._set_interest(self._interest | WRITE)
                 return
             except ssl.SSLZeroReturnError:
                 size = 0
@@ -90,22 +124,56 @@ class TlsStream(Stream):
                 self._end(error)
                 return
             self._take(buffer, size)
-            if size < RECORD_BYTES or not self._interest & READ:
+            if size < RECORD_BYTES or self.gone or not self._interest & READ:
                 break
-        if self.open and not self.paused and self.sock.pending():
+        self._read_pending()
+
+    def _read_pending(self) -> None:
+        """What TLS holds already, the descriptor does not show."""
+        if self.open and not self.paused and self._tls.pending():
             self.reactor.again(self)
 
+    def resume(self) -> None:
+        Stream.resume(self)
+        self._read_pending()
+
     def _send(self, data: bytes) -> int:
-        try:
-            return self.sock.send(data)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
+        size = len(data)
+        sent = 0
+        for _ in range(RECORDS_PER_TURN):  # it takes one record at a time
+            try:
+                sent += self._tls.send(memoryview(data)[sent:] if sent else data)
+            except ssl.SSLWantWriteError:
+                break
+            except ssl.SSLWantReadError:
+                self._crossed = True
+                break
+            if sent == size:
+                break
+        return sent
+
+    def _cut(self, out: list[Any], sent: int) -> None:
+        """TLS has begun a record with what comes next: that has to be offered again, as one piece."""
+        Stream._cut(self, out, sent)
+        count = 1
+        size = len(out[0])
+        while size < RECORD_BYTES and count < len(out):
+            size += len(out[count])
+            count += 1
+        if count > 1:
+            out[:count] = [b"".join(out[:count])]
+
+    def _wait_writable(self) -> None:
+        if self._crossed:
+            self._set_interest(READ)
+        else:
+            Stream._wait_writable(self)
 
     def _shut(self) -> None:
         if not self._handshaking:
             with contextlib.suppress(OSError):  # the peer's own close_notify is not waited for
-                self.sock.unwrap()
-        super()._shut()
+                self._tls.unwrap()
+        Stream._shut(self)
 
     def _shutdown(self) -> None:
         socket.socket.shutdown(self.sock, socket.SHUT_WR)  # SSLSocket's own would forget its TLS state

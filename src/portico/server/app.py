@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from portico.errors import LocalError
 from portico.limits import Deflate, Keepalive, Limits
@@ -22,16 +22,6 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 AnyHandler = TypeVar("AnyHandler", bound=Handler | Endpoint)
 
 
-class Unset:
-    """Stands for an option that was not given; None is a value of several options."""
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = Unset()
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """The options that a server, or one route of it, may have; see `portico.serve`."""
@@ -44,9 +34,12 @@ class Options:
     keepalive: Keepalive | None = field(default_factory=Keepalive)
 
     def __post_init__(self) -> None:
-        if isinstance(self.origins, str):
-            raise LocalError(f"origins={self.origins!r}: expected a list of origins, or None for the server's own")
-        if isinstance(self.subprotocols, str) or not all(is_token(name) for name in self.subprotocols):
+        if self.origins is not None and not _is_list(self.origins, str, re.Pattern):
+            raise LocalError(
+                f"origins={self.origins!r}: expected a list of origins (strings or compiled patterns), or None for the "
+                "server's own"
+            )
+        if not _is_list(self.subprotocols, str) or not all(is_token(name) for name in self.subprotocols):
             raise LocalError(f"subprotocols={self.subprotocols!r}: expected a list of tokens (RFC 6455 §4.1)")
         if self.authenticate is not None and not callable(self.authenticate):
             raise LocalError(f"authenticate={self.authenticate!r}: expected a function of one argument, the request")
@@ -131,7 +124,7 @@ class App:
 
     @staticmethod
     def of(target: object) -> App:
-        """`target` as an App: itself, or around a coroutine handler or an Endpoint (any path), or an ASGI application."""
+        """`target` as an App: itself, or around a coroutine handler or Endpoint (any path), or an ASGI application."""
         if isinstance(target, App):
             return target
         app = App()
@@ -179,13 +172,17 @@ def _route(pair: tuple[Handler | Endpoint, dict[str, Any]], options: Options) ->
     return Route(handler, replace(options, **own) if own else options)
 
 
+def _is_list(value: object, *kinds: type) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, kinds) for item in value)
+
+
 def _check_path(path: object) -> None:
     if not isinstance(path, str) or not path.startswith("/"):
         raise LocalError(f"path {path!r}: expected one that begins with '/'")
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    names = [name for name in Options.__dataclass_fields__]
+    names = Options.__dataclass_fields__
     for name in options:
         if name not in names:
             raise LocalError(f"unknown option {name}=: expected {', '.join(names)}")

@@ -6,10 +6,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from portico.codes import Close
 from portico.errors import ConnectionClosed, LocalError, PorticoError
 from portico.server.app import AsgiApp
-from portico.server.switch import Switch
+from portico.server.switch import INTERNAL_ERROR, Switch
 from portico.websocket import Endpoint, WebSocket
 from portico.wire.http1 import RequestHead
 
@@ -72,6 +71,9 @@ class AsgiWebSocket(Endpoint):
         self._ws: WebSocket | None = None
         self._connect_told = False
         self._refused = False
+        self._left_told = False  # the application knows that the peer has left
+        self._nobody = asyncio.Event()  # the peer left, or was refused, before the application had decided
+        switch.on_abandoned = self._nobody.set
         self._denial: tuple[int, Any, list[bytes]] | None = None
 
     async def receive(self) -> dict[str, Any]:
@@ -80,12 +82,13 @@ class AsgiWebSocket(Endpoint):
             return {"type": "websocket.connect"}
         ws = self._ws
         if ws is None:
-            if not self._refused:
-                raise LocalError("receive() before websocket.accept: expected accept or close first")
+            await self._nobody.wait()
+            self._left_told = True
             return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
         try:
             message = await ws.recv()
         except ConnectionClosed as closed:
+            self._left_told = True
             return {"type": "websocket.disconnect", "code": closed.close.code, "reason": closed.close.reason}
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
@@ -100,7 +103,7 @@ class AsgiWebSocket(Endpoint):
         elif kind == "websocket.accept":
             self._accept(message)
         elif kind == "websocket.close":
-            self._refuse(403, "Refused.\n")
+            self._refuse(403, "The application refused this connection.\n")
         elif kind == "websocket.http.response.start":
             self._denial = message["status"], message.get("headers", ()), []
         elif kind == "websocket.http.response.body" and self._denial is not None:
@@ -117,10 +120,9 @@ class AsgiWebSocket(Endpoint):
             try:
                 await ws.send(data if data is not None else message["text"])
             except ConnectionClosed as closed:
+                self._left_told = True
                 raise ConnectionResetError(str(closed)) from closed
         elif kind == "websocket.close":
-            if ws.closed is not None:
-                raise ConnectionResetError("the connection has ended")
             ws.close(message.get("code", 1000), message.get("reason") or "")
         else:
             raise LocalError(f"{kind} on an open connection: expected websocket.send or websocket.close")
@@ -136,28 +138,32 @@ class AsgiWebSocket(Endpoint):
             pull=True,
         )
         if self._ws is None:
-            self._refused = True
-            raise ConnectionResetError("the client has left")
+            self._refused = self._left_told = True
+            self._nobody.set()
+            raise ConnectionResetError("the client has left, or the server stops")
 
     def _refuse(self, status: int, body: str, headers: Any = ()) -> None:
         self._refused = True
+        self._nobody.set()
         self._switch.refuse(status, body, [(bytes(name), bytes(value)) for name, value in headers])
 
     def application_ended(self, error: BaseException | None) -> None:
         """The application returned, or raised `error`: end what it left open."""
-        if error is not None and not (isinstance(error, OSError) and self._ws is not None and self._ws.closed):
-            logger.error("an ASGI application failed on a WebSocket", exc_info=error)
+        stopped = isinstance(error, asyncio.CancelledError) and self._server.stopping
+        if error is not None and self._left_told:
+            logger.info("the client has left; an application ended with %r on a WebSocket", error)
+        elif error is not None and not stopped:
+            logger.error("an application failed on a WebSocket", exc_info=error)
+        elif self._ws is None and not self._refused and not self._left_told and not stopped:
+            logger.error("an application ended without an answer to an upgrade request")
         ws = self._ws
         if ws is None:
             if not self._refused:
-                self._refuse(500, "Internal server error.\n")
+                self._refuse(500, INTERNAL_ERROR)
         elif error is not None:
             ws.close(1011, "internal error")
         else:
             ws.close(1000)
-
-    def on_close(self, ws: WebSocket, close: Close) -> None:
-        self._switch.abandon()
 
 
 class Lifespan:
@@ -169,7 +175,7 @@ class Lifespan:
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._answer: asyncio.Future[str | None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._supported = False
+        self._takes_part = False  # it started, and wants to be told of the end
 
     async def startup(self) -> None:
         """Let the application start; raises PorticoError with its message where it says that it failed."""
@@ -177,31 +183,47 @@ class Lifespan:
         self._answer = loop.create_future()
         self._inbox.put_nowait({"type": "lifespan.startup"})
         self._task = loop.create_task(self._run())
-        failure = await self._answer
+        try:
+            failure = await self._answer
+        except BaseException:
+            await self._end(0.0)
+            raise
         if failure is not None:
+            await self._end(1.0)
             raise PorticoError(f"the application failed to start: {failure}")
 
-    async def shutdown(self) -> None:
-        """Let the application end, if it took part."""
-        if self._task is None or self._task.done() or not self._supported:
+    async def shutdown(self, timeout_s: float) -> None:
+        """Let the application end, if it took part, within `timeout_s`."""
+        if self._task is None or not self._takes_part:
             return
-        self._answer = asyncio.get_running_loop().create_future()
-        self._inbox.put_nowait({"type": "lifespan.shutdown"})
-        failure = await self._answer
-        if failure is not None:
-            logger.error("the application failed to shut down: %s", failure)
+        if not self._task.done():
+            self._answer = asyncio.get_running_loop().create_future()
+            self._inbox.put_nowait({"type": "lifespan.shutdown"})
+            await asyncio.wait([self._answer], timeout=timeout_s)
+            if not self._answer.done():
+                logger.error("the application did not shut down within %g s", timeout_s)
+                await self._end(0.0)
+                return
+            if self._answer.result() is not None:
+                logger.error("the application failed to shut down: %s", self._answer.result())
+        await self._end(1.0)
+
+    async def _end(self, timeout_s: float) -> None:
+        """Nothing more will be asked of the application: let its task end, or end it."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=timeout_s)
+            if self._task.cancel():
+                await asyncio.wait([self._task], timeout=1.0)
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": VERSIONS, "state": self.state}
-        error: Exception | None = None
         try:
             await self._app(scope, self._inbox.get, self._send)
-        except Exception as raised:
-            error = raised
-        if self._answer is not None and not self._answer.done():
-            if error is not None and self._supported:
+        except Exception as error:
+            if self._takes_part:  # before it has started, this means that it knows no lifespan
                 logger.error("the application failed in its lifespan", exc_info=error)
-            self._answer.set_result(None)  # before startup.complete: it knows no lifespan
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
 
     async def _send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -209,10 +231,9 @@ class Lifespan:
         if answer is None or answer.done():
             raise LocalError(f"{kind} at the wrong time")
         if kind in ("lifespan.startup.complete", "lifespan.shutdown.complete"):
-            self._supported = True
+            self._takes_part = True
             answer.set_result(None)
         elif kind in ("lifespan.startup.failed", "lifespan.shutdown.failed"):
-            self._supported = True
             answer.set_result(message.get("message", "") or "no message")
         else:
             raise LocalError(f"message {kind!r}: expected a lifespan message")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from portico.net.stream import Protocol, Stream
 from portico.net.timers import NEVER
 from portico.server.exchange import Exchange
-from portico.server.switch import Switch
-from portico.wire.handshake import HandshakeRefused, check_upgrade
+from portico.server.switch import RETRY_LATER, Switch
+from portico.wire.handshake import HandshakeRefused, check_upgrade, refusal_response
 from portico.wire.http1 import END, Rejected, RequestHead, RequestParser, simple_response
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 HEAD_SLICE = 4096
 BODY_SLICE = 65536
-RETRY_AFTER_S = 5
-NO_ROUTE = "Nothing is served at this path."
 
 
 class HttpConnection(Protocol):
@@ -35,9 +33,9 @@ class HttpConnection(Protocol):
         self.stream = stream
         self.crowded = crowded  # over a cap on connections: it gets one answer, 503
         self._parser: RequestParser | None = None
-        self._waiting = b""  # came, and not parsed yet: there are requests enough
+        self._waiting = b""  # came, and not parsed yet: there are requests enough, or a switch is being decided
         self._exchanges: deque[Exchange] = deque()
-        self._last: Rejected | RequestHead | None = None  # what is dealt with when the exchanges are over
+        self._last: Rejected | RequestHead | None = None  # ends HTTP here; dealt with when the exchanges are over
         self._switch: Switch | None = None
         self._deadline = "idle"
 
@@ -54,19 +52,20 @@ class HttpConnection(Protocol):
         self._pump()
 
     def _pump(self) -> None:
-        """Parse what has come, in slices, as long as what it makes has room."""
+        """Parse what has come, in slices, as long as what it makes has room; then begin what is first."""
         parser = self._parser
-        at = 0
+        if parser is None:
+            return
         waiting = self._waiting
-        self._waiting = b""
-        while at < len(waiting) and parser is not None and not self._full():
+        at = 0
+        while at < len(waiting) and self._last is None and not self._full():
             step = BODY_SLICE if self._exchanges and not parser.in_head and not parser.idle else HEAD_SLICE
             self._take(parser.feed(waiting[at : at + step]))
             at += step
-            parser = self._parser
-        if self.stream.protocol is self:
-            self._waiting = waiting[at:]
-            self._watch()
+        self._waiting = waiting[at:]
+        self._begin_first()
+        if self.stream.protocol is self and self.stream.open:
+            self._watch(parser)
 
     def _full(self) -> bool:
         """Whether what came and is not dealt with yet is as much as it may be."""
@@ -82,30 +81,38 @@ class HttpConnection(Protocol):
             elif event is END:
                 self._exchanges[-1].body_ended()
             elif isinstance(event, RequestHead) and not event.upgrade:
-                exchange = Exchange(self, event)
-                self._exchanges.append(exchange)
-                if len(self._exchanges) == 1:
-                    exchange.begin()
+                self._exchanges.append(Exchange(self, event))
             else:
                 self._last = event
-                if not self._exchanges:
-                    self._finish_last()
+                if self._exchanges:
+                    self._exchanges[-1].broken_off()
 
-    def _watch(self) -> None:
+    def _begin_first(self) -> None:
+        """Let the first of what was parsed be answered, where that is not under way."""
+        if self._exchanges:
+            if not self._exchanges[0].begun:
+                self._exchanges[0].begin()
+        elif isinstance(self._last, Rejected):
+            self._reject(self._last.status, f"Bad request: {self._last.reason}.")
+        elif self._last is not None and self._switch is None:
+            self._begin_switch(self._last)
+
+    def _watch(self, parser: RequestParser) -> None:
         """After input: pause or go on reading, and set the deadline that fits."""
         stream = self.stream
-        if stream.gone or self._parser is None:
+        if self._switch is not None:  # reading goes on, so that the peer's end is seen
+            if len(self._waiting) >= BODY_SLICE:
+                stream.pause()
             return
-        exchanges = self._exchanges
         if self._waiting or self._last is not None or self._full():
             stream.pause()
         elif stream.paused:
             stream.resume()
-        if exchanges or self._last is not None:
+        if self._exchanges and not self._exchanges[0].over:
             if self._deadline != "none":
                 self._deadline = "none"
                 stream.reactor.wheel.schedule(stream, NEVER)
-        elif self._parser.idle:
+        elif self._exchanges or parser.idle:
             if self._deadline != "idle" or not stream.due < NEVER:
                 self._wait_idle()
         elif self._deadline != "head":
@@ -116,19 +123,22 @@ class HttpConnection(Protocol):
         if self.server.stopping:
             self.stream.close()
             return
+        limits = self.server.limits
         self._deadline = "idle"
-        self.stream.reactor.wheel.schedule(self.stream, self.stream.reactor.now + self.server.limits.keep_alive_s)
+        seconds = limits.head_timeout_s if self.crowded else limits.keep_alive_s
+        self.stream.reactor.wheel.schedule(self.stream, self.stream.reactor.now + seconds)
 
     def eof(self) -> None:
         for event in self._parser.feed_eof() if self._parser else ():
             if isinstance(event, Rejected):
                 self.stream.abort()
                 return
-        if not self._exchanges and self._switch is None:
+        if not self._exchanges:
             self.stream.close()
             return
         for exchange in self._exchanges:  # it may only have shut its side: the answers are still written
             exchange.disconnected()
+        self._exchanges[-1].keep_alive = False
 
     def expired(self, now: float) -> None:
         if self._switch is not None:
@@ -137,71 +147,83 @@ class HttpConnection(Protocol):
             seconds = self.server.limits.head_timeout_s
             self._reject(408, f"The request's head did not come within {seconds:g} s.")
         else:
-            self.stream.close()
+            self.stream.close(timeout_s=self.server.limits.keep_alive_s)
 
     # -- out -----------------------------------------------------------------------------------------------------
 
-    def exchange_over(self, exchange: Exchange, *, keep_alive: bool) -> None:
-        """The answer to the first exchange is written; the next one's turn."""
-        if self.stream.gone:
+    def exchange_over(self) -> None:
+        """The answer to the first exchange is written."""
+        stream = self.stream
+        if not stream.open:
             return
-        if not keep_alive or self.server.stopping:
-            self._exchanges.clear()
-            self.stream.close(linger=True)
+        if stream.buffered <= stream.high_water or not self._exchanges[0].keep_alive:
+            self._next()
+        elif self._parser is not None:  # nothing more is answered until the peer has taken most of this
+            self._watch(self._parser)
+
+    def _next(self) -> None:
+        """The next request's turn, or the end where there is none to be."""
+        if not self._exchanges[0].keep_alive or self.server.stopping:
+            self._end_http()
             return
         self._exchanges.popleft()
-        if self._exchanges:
-            self._exchanges[0].begin()
-        elif self._last is not None:
-            self._finish_last()
-        if self.stream.protocol is self:
-            self._pump()
+        self._pump()
+
+    def _end_http(self) -> None:
+        """Write what is left, and close; the requests that may wait are not answered (RFC 9112 §9.6)."""
+        broken = self._last if isinstance(self._last, Rejected) and not self._exchanges[0].started else None
+        self._exchanges.clear()
+        if broken is not None:
+            self._reject(broken.status, f"Bad request: {broken.reason}.")
+        else:
+            self.stream.close(linger=True, timeout_s=self.server.limits.keep_alive_s)
 
     def body_taken(self) -> None:
         """The application has read from a request's body."""
-        if self.stream.paused and not self.stream.gone:
+        if self.stream.paused and self.stream.open:
             self._pump()
 
     def drained(self) -> None:
-        if self._exchanges:
+        if not self._exchanges:
+            return
+        if self._exchanges[0].over:
+            self._next()
+        else:
             self._exchanges[0].drained()
 
-    def _finish_last(self) -> None:
-        last = self._last
-        if isinstance(last, Rejected):
-            self._reject(last.status, f"Bad request: {last.reason}.")
-        elif isinstance(last, RequestHead):
-            self._begin_switch(last)
-
-    def _reject(self, status: int, text: str, headers: Any = ()) -> None:
+    def _reject(self, status: int, text: str, headers: Any = (), *, head_only: bool = False) -> None:
         """Answer a request that has no application, and end the connection."""
-        self.stream.write(simple_response(status, text + "\n", headers, date=self.server.date()))
+        date = self.server.date()
+        self.stream.write(simple_response(status, text + "\n", headers, head_only=head_only, date=date))
         self.stream.close(linger=True)
 
-    def refuse_plain(self, exchange: Exchange) -> bool:
-        """Answer a request that no application is there for; returns whether that was so."""
-        head = exchange.head
+    def refuse_plain(self, head: RequestHead) -> bool:
+        """Answer a request that no application is there for, and close; returns whether that was so."""
+        head_only = head.method == "HEAD"
         if self.crowded:
-            self._crowd_out()
+            self._crowd_out(head_only=head_only)
             return True
         site = self.server.site
         mounted = site.mount(head.path)
-        route = site.route(head.path)
-        if route is not None and (mounted is None or mounted[0] != head.path.rstrip("/") or head.websocket_hint):
+        # An application mounted at the very path of a WebSocket answers its plain requests; one mounted above doesn't.
+        page = mounted is not None and mounted[0] == head.path.rstrip("/") and not head.websocket_hint
+        if site.route(head.path) is not None and not page:
             try:
                 check_upgrade(head)
             except HandshakeRefused as refused:
-                self.stream.write(self.server.refusal(refused))
+                text = refused.reason + "\n"
+                answer = refusal_response(refused.http_status, text, refused.headers, date=self.server.date())
+                self.stream.write(answer.removesuffix(text.encode()) if head_only else answer)
                 self.stream.close(linger=True)
                 return True
         if mounted is None:
-            self._reject(404, NO_ROUTE)
+            self._reject(404, "Nothing is served at this path.", head_only=head_only)
             return True
         return False
 
-    def _crowd_out(self) -> None:
+    def _crowd_out(self, *, head_only: bool = False) -> None:
         text = "This server has as many connections as it takes; try again later."
-        self._reject(503, text, [("Retry-After", str(RETRY_AFTER_S))])
+        self._reject(503, text, [RETRY_LATER], head_only=head_only)
 
     # -- the switch ----------------------------------------------------------------------------------------------
 
@@ -209,13 +231,14 @@ class HttpConnection(Protocol):
         if self.crowded:
             self._crowd_out()
             return
-        self.stream.pause()
         self._switch = Switch(self, head)
+        if self.stream.paused:  # as it was behind other requests
+            self.stream.resume()
         self.stream.reactor.wheel.schedule(self.stream, self.stream.reactor.now + self.server.limits.head_timeout_s)
         self._switch.begin()
 
     def switched(self) -> bytes:
-        """This connection speaks WebSocket from now on; returns what came after the head."""
+        """This connection speaks HTTP no more; returns what came after the head."""
         tail = (self._parser.tail() if self._parser is not None else b"") + self._waiting
         self._waiting = b""
         self._parser = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from portico.errors import LocalError
 from portico.net.stream import Stream
+from portico.server.switch import INTERNAL_ERROR
 from portico.wire.headers import encode_headers
 from portico.wire.http1 import RequestHead, simple_response, status_line
 
@@ -25,7 +26,11 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Exchange:
-    """A request in its connection's queue; its application starts when those before it are answered."""
+    """A request in its connection's queue; its application starts when those before it are answered.
+
+    - ``held``: body bytes that came and were not read. ``keep_alive``: whether another request may follow.
+    - ``begun``: its turn has come. ``started``: a part of its response is written. ``over``: all that there will be.
+    """
 
     __slots__ = (
         "_body",
@@ -34,37 +39,41 @@ class Exchange:
         "_connection",
         "_continue_due",
         "_disconnected",
-        "_keep_alive",
+        "_end_told",
+        "_head",
         "_left",
+        "_left_told",
         "_no_body",
-        "_over",
-        "_start",
-        "_started",
         "_wake_body",
         "_wake_room",
+        "begun",
         "head",
         "held",
-        "task",
+        "keep_alive",
+        "over",
+        "started",
     )
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
         self._connection = connection
         self.head = head
-        self.held = 0  # body bytes that came and were not read
-        self.task: asyncio.Task[None] | None = None
+        self.held = 0
+        self.keep_alive = head.keep_alive
+        self.begun = False
+        self.started = False
+        self.over = False
         self._body: deque[bytes] = deque()
         self._body_complete = False
+        self._end_told = False  # the application has read the body's end
         self._continue_due = head.expect_continue
         self._disconnected = False
-        self._keep_alive = head.keep_alive
-        self._start: dict[str, Any] | None = None  # http.response.start, until the first piece of the body
-        self._started = False
-        self._over = False
+        self._left_told = False  # the application knows that the peer has left
+        self._head: tuple[int, bytes, bool] | None = None  # of the response: status, fields, whether Date is there
         self._chunked = False
         self._no_body = False
         self._left: int | None = None  # bytes that the announced Content-Length still wants
-        self._wake_body: asyncio.Future[None] | None = None
-        self._wake_room: asyncio.Future[None] | None = None
+        self._wake_body: asyncio.Event | None = None
+        self._wake_room: asyncio.Event | None = None
 
     @property
     def stream(self) -> Stream:
@@ -75,16 +84,17 @@ class Exchange:
 
     def begin(self) -> None:
         """It is this request's turn to be answered."""
+        self.begun = True
         connection = self._connection
-        if connection.refuse_plain(self):
-            self._over = True
+        if connection.refuse_plain(self.head):
+            self.over = True
             return
         mounted = connection.server.site.mount(self.head.path)
         if mounted is not None:
             connection.server.start_asgi_http(self, *mounted)
 
     def body_came(self, piece: bytes) -> None:
-        if self._over:
+        if self.over:
             return
         self._body.append(piece)
         self.held += len(piece)
@@ -93,6 +103,12 @@ class Exchange:
     def body_ended(self) -> None:
         self._body_complete = True
         self._wake(self._wake_body)
+
+    def broken_off(self) -> None:
+        """What came next was malformed: if that was this request's own body, the rest of it will never come."""
+        if not self._body_complete:
+            self.keep_alive = False
+            self.disconnected()
 
     def disconnected(self) -> None:
         """The peer has left, or shut its side."""
@@ -104,9 +120,9 @@ class Exchange:
         self._wake(self._wake_room)
 
     @staticmethod
-    def _wake(future: asyncio.Future[None] | None) -> None:
-        if future is not None and not future.done():
-            future.set_result(None)
+    def _wake(event: asyncio.Event | None) -> None:
+        if event is not None:
+            event.set()
 
     # -- the application's two callables -------------------------------------------------------------------------
 
@@ -114,92 +130,97 @@ class Exchange:
         """ASGI ``receive``: ``http.request`` until the body has been read, then ``http.disconnect`` at the end."""
         if self._continue_due:
             self._continue_due = False
-            if not self._body and not self._body_complete and not self._started:
-                self._connection.stream.write(CONTINUE)
-        while not self._body and not self._body_complete and not self._disconnected and not self._over:
+            if not self._body and not self._body_complete and not self.started:
+                self.stream.write(CONTINUE)
+        while not (self._body or self._body_complete or self._disconnected or self.over):
             await self._wait_body()
         if self._body:
             body = b"".join(self._body) if len(self._body) > 1 else self._body[0]
             self._body.clear()
             self.held = 0
+            self._end_told = self._body_complete
             self._connection.body_taken()
-            return {"type": "http.request", "body": body, "more_body": not self._body_complete}
-        if self._body_complete and self.held == 0:
-            self.held = -1  # the end has been told
+            return {"type": "http.request", "body": body, "more_body": not self._end_told}
+        if self._body_complete and not self._end_told:
+            self._end_told = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        while not self._disconnected and not self._over:
+        while not (self._disconnected or self.over):
             await self._wait_body()
+        self._left_told = True
         return {"type": "http.disconnect"}
 
     async def _wait_body(self) -> None:
-        self._wake_body = asyncio.get_running_loop().create_future()
-        try:
-            await self._wake_body
-        finally:
-            self._wake_body = None
+        if self._wake_body is None:
+            self._wake_body = asyncio.Event()
+        self._wake_body.clear()
+        await self._wake_body.wait()
 
     async def send(self, message: dict[str, Any]) -> None:
         """ASGI ``send``: ``http.response.start``, then ``http.response.body`` until ``more_body`` is False.
 
-        Waits while the outbox is above ``Limits.high_water_bytes``. Raises OSError when the peer has left, LocalError
-        for a message at the wrong time or a response that can't be framed.
+        Waits while the outbox is above ``Limits.high_water_bytes`` and more is to come. Raises OSError when the peer
+        has left, LocalError for a message at the wrong time or a response that can't be framed.
         """
         kind = message["type"]
-        stream = self._connection.stream
+        stream = self.stream
         if stream.gone:
+            self._left_told = True
             raise ConnectionResetError("the client has left")
         if kind == "http.response.start":
-            if self._start is not None or self._started:
+            if self._head is not None or self.started:
                 raise LocalError("http.response.start sent twice")
             self._prepare(message)
         elif kind == "http.response.body":
-            if self._over:
+            if self.over:
                 raise LocalError("http.response.body sent after the response was complete")
-            if self._start is None and not self._started:
+            if self._head is None and not self.started:
                 raise LocalError("http.response.body sent before http.response.start")
             self._write_body(bytes(message.get("body", b"")), bool(message.get("more_body", False)))
-            while stream.buffered > stream.high_water:
+            while stream.buffered > stream.high_water and not self.over:
                 await self._wait_room()
         else:
             raise LocalError(f"message {kind!r}: expected http.response.start or http.response.body")
 
     async def _wait_room(self) -> None:
-        self._wake_room = asyncio.get_running_loop().create_future()
-        try:
-            await self._wake_room
-        finally:
-            self._wake_room = None
+        if self._wake_room is None:
+            self._wake_room = asyncio.Event()
+        self._wake_room.clear()
+        await self._wake_room.wait()
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def _prepare(self, message: dict[str, Any]) -> None:
-        """Decide how the body will be framed (RFC 9112 §6) and keep the head until its first piece."""
+        """Check the response's head, and keep it until the first piece of the body tells how that is framed."""
         status = message["status"]
         if not isinstance(status, int) or not 200 <= status <= 999:
             raise LocalError(f"status {status!r}: expected a number from 200 to 999")
-        lines = []
-        names = set()
+        lines: list[tuple[bytes, bytes]] = []
+        keep_alive, dated = self.keep_alive, False
+        length: int | None = None
         for name, value in message.get("headers", ()):
-            lower = bytes(name).lower()
+            name, value = bytes(name), bytes(value)
+            lower = name.lower()
             if lower == b"transfer-encoding":
                 continue  # framing is ours
             if lower == b"connection":
-                self._keep_alive = self._keep_alive and b"close" not in bytes(value).lower()
+                keep_alive = keep_alive and b"close" not in value.lower()
                 continue
             if lower == b"content-length":
-                self._left = _content_length(bytes(value), self._left)
-            names.add(lower)
-            lines.append((bytes(name), bytes(value)))
-        self._no_body = self.head.method == "HEAD" or status in (204, 304)
-        if status == 204 and self._left is not None:
+                if length is not None:
+                    raise LocalError("two Content-Length headers: expected one")
+                length = _content_length(value)
+            dated = dated or lower == b"date"
+            lines.append((name, value))
+        if status == 204 and length is not None:
             raise LocalError("a 204 response has no Content-Length (RFC 9110 §8.6)")
-        self._start = {"status": status, "lines": lines, "names": names}
+        self._head = status, encode_headers(lines), dated
+        self._no_body = self.head.method == "HEAD" or status in (204, 304)
+        self._left = None if self._no_body else length
+        self.keep_alive = keep_alive
 
-    def _head_bytes(self, first: bytes, more: bool) -> bytes:
-        start = self._start or {}
-        lines, names, status = start["lines"], start["names"], start["status"]
-        self._start = None
-        self._started = True
+    def _head_bytes(self, status: int, fields: bytes, dated: bool, first: bytes, more: bool) -> bytes:
+        """The response's head; how its body is framed (RFC 9112 §6) is decided here."""
+        lines: list[tuple[bytes, bytes]] = []
         if self._left is None and not self._no_body:
             if not more:
                 self._left = len(first)
@@ -208,25 +229,29 @@ class Exchange:
                 self._chunked = True
                 lines.append((b"transfer-encoding", b"chunked"))
             else:
-                self._keep_alive = False
-        if b"date" not in names:
+                self.keep_alive = False
+        if not dated:
             lines.append((b"date", self._connection.server.date()))
-        if self._connection.server.stopping:
-            self._keep_alive = False
-        if not self._keep_alive:
+        if self._connection.server.stopping or not (more or self._body_complete):
+            self.keep_alive = False  # a body that nobody read may be long: the connection ends rather than read it
+        if not self.keep_alive:
             lines.append((b"connection", b"close"))
         elif self.head.version == "1.0":
             lines.append((b"connection", b"keep-alive"))
-        return status_line(status) + encode_headers(lines) + b"\r\n"
+        return status_line(status) + fields + encode_headers(lines) + b"\r\n"
 
     def _write_body(self, piece: bytes, more: bool) -> None:
-        out = self._head_bytes(piece, more) if self._start is not None else b""
         if self._no_body:
             piece = b""
-        elif self._left is not None:
+        elif self._left is not None and (len(piece) > self._left or (len(piece) < self._left and not more)):
+            self._misframed("longer" if len(piece) > self._left else "shorter")
+        out = b""
+        if self._head is not None:
+            out = self._head_bytes(*self._head, piece, more)
+            self._head = None
+            self.started = True
+        if self._left is not None:
             self._left -= len(piece)
-            if self._left < 0:
-                self._broken("a body longer than its Content-Length")
         if self._chunked:
             if piece:
                 out += b"%x\r\n" % len(piece) + piece + b"\r\n"
@@ -234,50 +259,54 @@ class Exchange:
                 out += b"0\r\n\r\n"
         else:
             out = out + piece if out else piece
-        self._connection.stream.write(out)
+        self.stream.write(out)
         if not more:
-            if self._left and not self._no_body:
-                self._broken("a body shorter than its Content-Length")
             self._finish()
 
-    def _broken(self, what: str) -> None:
-        self._over = True
-        self._connection.stream.abort()
-        raise LocalError(f"the application sent {what}")
+    def _misframed(self, how: str) -> None:
+        if self.started:  # the peer sees that the response is cut
+            self.over = True
+            self.stream.abort()
+        raise LocalError(f"the application sent a body {how} than its Content-Length")
 
     def _finish(self) -> None:
         """The response is complete."""
-        self._over = True
+        self.over = True
         self._wake(self._wake_body)
-        unread = not self._body_complete
+        if not self._body_complete:
+            self.keep_alive = False
         self._body.clear()
         self.held = 0
-        # A body that nobody read may be long; the connection ends rather than read it.
-        self._connection.exchange_over(self, keep_alive=self._keep_alive and not unread)
+        self._connection.exchange_over()
 
     def application_ended(self, error: BaseException | None) -> None:
         """The application returned, or raised `error`: complete what it left open."""
-        if self._over or self._connection.stream.gone:
-            if error is not None and not isinstance(error, OSError):
-                logger.error("an application failed after its response", exc_info=error)
+        self._log_end(error)
+        if self.over or self.stream.gone:
             return
-        if error is not None:
-            logger.error("an application failed at %s %s", self.head.method, self.head.path[:200], exc_info=error)
-        else:
-            logger.error("an application ended without a response to %s %s", self.head.method, self.head.path[:200])
-        if self._started:
-            self._over = True
-            self._connection.stream.abort()  # the peer sees that the response is cut
+        self.over = True
+        if self.started:
+            self.stream.abort()  # the peer sees that the response is cut
             return
-        head_only = self.head.method == "HEAD"
-        text = "Internal server error.\n"
-        date = self._connection.server.date()
-        self._connection.stream.write(simple_response(500, text, head_only=head_only, date=date))
-        self._over = True
-        self._connection.exchange_over(self, keep_alive=False)
+        self.keep_alive = False
+        if not self._left_told:
+            date = self._connection.server.date()
+            self.stream.write(simple_response(500, INTERNAL_ERROR, head_only=self.head.method == "HEAD", date=date))
+            self.started = True
+        self._connection.exchange_over()
+
+    def _log_end(self, error: BaseException | None) -> None:
+        what = f"{self.head.method} {self.head.path[:200]!r}"
+        if error is None:
+            if not (self.over or self.stream.gone or self._left_told):
+                logger.error("an application ended without a whole response to %s", what)
+        elif self._left_told:
+            logger.info("the client has left; an application ended with %r at %s", error, what)
+        elif not (isinstance(error, asyncio.CancelledError) and self._connection.server.stopping):
+            logger.error("an application failed at %s", what, exc_info=error)
 
 
-def _content_length(value: bytes, before: int | None) -> int:
-    if not value.isdigit() or len(value) > 18 or before not in (None, int(value)):
+def _content_length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 18:
         raise LocalError(f"Content-Length {value!r}: expected one number")
     return int(value)

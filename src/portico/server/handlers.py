@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 from portico.codes import Close
-from portico.errors import ConnectionClosed
-from portico.net.timers import Timed, Wheel
+from portico.errors import ConnectionClosed, LocalError
+from portico.net.timers import Timed
 from portico.server.app import Handler
-from portico.websocket import Endpoint, WebSocket
+from portico.websocket import Endpoint, Inbox, WebSocket
 
 logger = logging.getLogger("portico.server")
 
@@ -33,8 +33,8 @@ class Grace(Timed):
 class Coroutines(Endpoint):
     """Runs one coroutine handler for all connections of a route.
 
-    When the handler returns, its connection closes with 1000; when it raises, with 1011, logged once. When the connection
-    ends first, the handler learns it from `recv`, `send` or the end of its loop; if it is still running
+    When the handler returns, its connection closes with 1000; when it raises, with 1011, logged once. When the
+    connection ends first, the handler learns it from `recv`, `send` or the end of its loop; if it is still running
     ``Limits.handler_grace_s`` later, it is cancelled.
     """
 
@@ -48,31 +48,34 @@ class Coroutines(Endpoint):
         return list(self._ending)
 
     def on_open(self, ws: WebSocket) -> None:
-        task = ws.stream.reactor.loop.create_task(self._handler(ws))  # type: ignore[arg-type] # checked: a coroutine
-        ws.task = task
+        coroutine: Any = self._handler(ws)
+        task: asyncio.Task[Any] = ws.stream.reactor.loop.create_task(coroutine)
+        self._inbox(ws).task = task
         task.add_done_callback(functools.partial(self._done, ws))
 
     def on_close(self, ws: WebSocket, close: Close) -> None:
-        task = ws.task
+        task = self._inbox(ws).task
         if task is None or task.done():
             return
         grace = self._ending[task] = Grace(task)
         ws.stream.reactor.wheel.schedule(grace, time.monotonic() + ws.settings.limits.handler_grace_s)
 
     def _done(self, ws: WebSocket, task: asyncio.Task[Any]) -> None:
-        ws.task = None
+        self._inbox(ws).task = None
         grace = self._ending.pop(task, None)
         if grace is not None:
-            self._wheel(ws).cancel(grace)
+            ws.stream.reactor.wheel.cancel(grace)
         if task.cancelled():
             ws.close(1001, "handler cancelled")
             return
         error = task.exception()
-        if error is None or (isinstance(error, ConnectionClosed) and ws.wire.state):
+        if error is None or (isinstance(error, ConnectionClosed) and not ws.sending):
             ws.close(1000)
             return
         ws.callback_failed(error)
 
     @staticmethod
-    def _wheel(ws: WebSocket) -> Wheel:
-        return ws.stream.reactor.wheel
+    def _inbox(ws: WebSocket) -> Inbox:
+        if ws.inbox is None:
+            raise LocalError("a coroutine handler needs a connection that is read with recv()")
+        return ws.inbox

@@ -28,7 +28,6 @@ from portico.server.exchange import Exchange
 from portico.server.handlers import Coroutines
 from portico.server.switch import Switch
 from portico.websocket import Endpoint, WebSocket
-from portico.wire.handshake import HandshakeRefused, refusal_response
 
 SPARE_CONNECTIONS = 64  # over the cap, how many are kept long enough to be told so
 
@@ -79,7 +78,7 @@ class Connection:
         ws = self.websocket
         if self._stream.gone:
             return "closed"
-        return "open" if self._stream.open and (ws is None or not ws.wire.state) else "closing"
+        return "open" if self._stream.open and (ws is None or ws.sending) else "closing"
 
     @property
     def age_s(self) -> float:
@@ -120,6 +119,10 @@ class Server:
             raise LocalError(f"ssl={ssl!r}: expected an ssl.SSLContext")
         if uds is not None and sock is not None:
             raise LocalError("uds= and sock= exclude each other")
+        if host is not None and not isinstance(host, str):
+            raise LocalError(f"host={host!r}: expected a name, an address or None")
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+            raise LocalError(f"port={port!r}: expected a number from 0 to 65535")
         self.site = app.bind(options)
         self.limits = options.limits
         self.stopping = False
@@ -130,10 +133,11 @@ class Server:
         self._addresses: list[Any] = []
         self._count = 0
         self._by_address: Counter[str] = Counter()
-        self._endpoints: dict[int, Coroutines] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._crowd: set[Stream] = set()  # connections over a cap, kept long enough to be told so
+        self._endpoints: dict[Route, Coroutines] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._lifespans: list[Lifespan] = []
-        self._states: dict[int, dict[str, Any]] = {}
+        self._states: dict[AsgiApp, dict[str, Any]] = {}
         self._empty: asyncio.Event | None = None
         self._closed: asyncio.Event | None = None
         self._date = b"", 0
@@ -142,23 +146,24 @@ class Server:
 
     async def start(self) -> Server:
         """Bind, start the mounted applications, accept. Raises LocalError where an address can't be had."""
-        if self._reactor is not None:
+        if self._closed is not None:
             raise LocalError("this server was started before: expected a new portico.serve()")
         host, port, uds, sock = self._place
         self._empty = asyncio.Event()
         self._closed = asyncio.Event()
-        self._reactor = Reactor.running()
         sockets = await bind(host, port, uds=uds, sock=sock)
         try:
             for app in self.site.mounts:
                 lifespan = Lifespan(app)
-                self._states[id(app)] = lifespan.state
+                self._states[app] = lifespan.state
                 await lifespan.startup()
                 self._lifespans.append(lifespan)
+            self._reactor = Reactor.running()
         except BaseException:
             for each in sockets:
                 each.close()
-            self._reactor.close_if_idle()
+            self._unlink()
+            await self._end_lifespans()
             raise
         for each in sockets:
             self._listeners.append(
@@ -204,16 +209,21 @@ class Server:
         for stream in self._streams():
             stream.abort()
         await self._end_tasks()
-        lifespans, self._lifespans = self._lifespans, []
-        for lifespan in reversed(lifespans):
-            await lifespan.shutdown()
+        await self._end_lifespans()
         self._closed.set()
         self._reactor.close_if_idle()
 
+    async def _end_lifespans(self) -> None:
+        lifespans, self._lifespans = self._lifespans, []
+        for lifespan in reversed(lifespans):
+            await lifespan.shutdown(self.limits.stop_timeout_s)
+
     async def _end_tasks(self) -> None:
         """Handlers whose connections have ended: they learnt it; those that go on are cancelled, in bounded time."""
-        tasks = self._tasks | {task for endpoint in self._endpoints.values() for task in endpoint.ending}
-        tasks.discard(asyncio.current_task())  # type: ignore[arg-type] # None is in no set
+        tasks: set[asyncio.Future[Any]] = self._tasks | {
+            task for endpoint in self._endpoints.values() for task in endpoint.ending
+        }
+        tasks -= {asyncio.current_task()}
         if not tasks:
             return
         await asyncio.wait(tasks, timeout=1.0)
@@ -312,23 +322,23 @@ class Server:
 
     def _make_protocol(self, stream: Stream) -> HttpConnection:
         limits = self.limits
+        host = stream.peer[0] if limits.max_connections_per_address and isinstance(stream.peer, tuple) else None
+        full = 0 < limits.max_connections <= self._count - len(self._crowd)
+        crowded = full or (host is not None and self._by_address[host] >= limits.max_connections_per_address)
         self._count += 1
-        crowded = False
-        if limits.max_connections_per_address and isinstance(stream.peer, tuple):
-            host = stream.peer[0]
+        if crowded:
+            self._crowd.add(stream)
+            if len(self._crowd) > SPARE_CONNECTIONS:
+                raise ConnectionRefusedError("more connections than are told so")
+        elif host is not None:
             self._by_address[host] += 1
-            crowded = self._by_address[host] > limits.max_connections_per_address
-            over = self._by_address[host] - limits.max_connections_per_address
-        if limits.max_connections and self._count > limits.max_connections:
-            crowded = True
-            over = self._count - limits.max_connections
-        if crowded and over > SPARE_CONNECTIONS:
-            raise ConnectionRefusedError("more connections than are told so")
         return HttpConnection(self, stream, crowded=crowded)
 
     def _gone(self, stream: Stream) -> None:
         self._count -= 1
-        if self.limits.max_connections_per_address and isinstance(stream.peer, tuple):
+        if stream in self._crowd:
+            self._crowd.remove(stream)
+        elif self.limits.max_connections_per_address and isinstance(stream.peer, tuple):
             host = stream.peer[0]
             self._by_address[host] -= 1
             if not self._by_address[host]:
@@ -340,44 +350,43 @@ class Server:
         """The callbacks of `route`: its Endpoint, or what runs its coroutine."""
         if isinstance(route.handler, Endpoint):
             return route.handler
-        endpoint = self._endpoints.get(id(route))
+        endpoint = self._endpoints.get(route)
         if endpoint is None:
-            endpoint = self._endpoints[id(route)] = Coroutines(route.handler)
+            endpoint = self._endpoints[route] = Coroutines(route.handler)
         return endpoint
 
-    def refusal(self, refused: HandshakeRefused) -> bytes:
-        """The answer to a request that should have been an upgrade."""
-        return refusal_response(refused.http_status, refused.reason + "\n", refused.headers, date=self.date())
+    def keep(self, task: asyncio.Future[Any]) -> asyncio.Future[Any]:
+        """Keep `task` from being forgotten; the server's end is not over before it is."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     # -- ASGI ----------------------------------------------------------------------------------------------------
 
     def start_asgi_http(self, exchange: Exchange, root: str, app: AsgiApp) -> None:
         """Let `app` answer `exchange`."""
         stream = exchange.stream
-        scope = http_scope(self, exchange.head, stream, root, self._states[id(app)])
-        exchange.task = self._run(app(scope, exchange.receive, exchange.send), exchange)
+        scope = http_scope(self, exchange.head, stream, root, self._states[app])
+        self._run(app, scope, exchange)
 
     def start_asgi_websocket(self, switch: Switch, root: str, app: AsgiApp) -> None:
         """Let `app` decide about an upgrade request, and hold the WebSocket afterwards."""
         bridge = AsgiWebSocket(self, switch)
-        scope = websocket_scope(switch, root, self._states[id(app)])
-        self._run(app(scope, bridge.receive, bridge.send), bridge)
+        scope = websocket_scope(switch, root, self._states[app])
+        self._run(app, scope, bridge)
 
-    def _run(self, awaitable: Any, owner: Exchange | AsgiWebSocket) -> asyncio.Task[None]:
+    def _run(self, app: AsgiApp, scope: dict[str, Any], owner: Exchange | AsgiWebSocket) -> None:
         async def call() -> None:
             error: BaseException | None = None
             try:
-                await awaitable
+                await app(scope, owner.receive, owner.send)
             except asyncio.CancelledError as cancelled:
                 error = cancelled
             except Exception as raised:
                 error = raised
             owner.application_ended(error)
 
-        task = asyncio.get_running_loop().create_task(call())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        self.keep(asyncio.get_running_loop().create_task(call()))
 
 
 def _pair(address: Any) -> Any:
@@ -464,5 +473,3 @@ async def until_signal(server: Server) -> None:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
-
-

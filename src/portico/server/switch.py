@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import json
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from portico.errors import LocalError, ProtocolError, Refuse
@@ -35,17 +36,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("portico.server")
 
+RETRY_LATER = "Retry-After", "5"
+INTERNAL_ERROR = "Internal server error.\n"
+
 
 class Switch:
     """One upgrade request on its way to an answer."""
 
-    __slots__ = ("_abandoned", "_connection", "_head", "_task", "request", "upgrade")
+    __slots__ = ("_connection", "_head", "_task", "on_abandoned", "request", "upgrade")
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
         self._connection = connection
         self._head = head
-        self._task: asyncio.Future[Any] | None = None
-        self._abandoned = False
+        self._task: asyncio.Future[Any] | None = None  # `authenticate`, where that is a coroutine function
+        self.on_abandoned: Callable[[], None] | None = None  # called when there is nobody left to be answered
         self.upgrade: Upgrade | None = None
         stream = connection.stream
         scheme: Literal["ws", "wss"] = "wss" if stream.tls else "ws"
@@ -63,7 +67,7 @@ class Switch:
             if route is None and mounted is None:
                 raise HandshakeRefused(404, "Nothing is served at this path.")
             check_origin(self.upgrade.origin, self.upgrade.host, self.request.scheme, options.origins)
-            parse(self.upgrade.extensions)
+            parse(self.upgrade.extensions)  # malformed, it is refused also where no compression is wanted
         except ProtocolError as error:
             headers = error.headers if isinstance(error, HandshakeRefused) else ()
             self.refuse(error.http_status, f"{error}\n", headers)
@@ -80,44 +84,44 @@ class Switch:
             return
         try:
             user = authenticate(self.request)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._refuse_for(error)
             return
         if inspect.isawaitable(user):
-            self._task = asyncio.ensure_future(user)
+            self._task = self._connection.server.keep(asyncio.ensure_future(user))
             self._task.add_done_callback(lambda task: self._authenticated(route, task))
         else:
             self._establish(route, user)
 
     def _authenticated(self, route: Route, task: asyncio.Future[Any]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if self._task is None:
+            return  # abandoned: whatever it is, nobody is left to be told
         self._task = None
-        if self._abandoned:
-            if not task.cancelled():
-                task.exception()  # whatever it is, nobody is left to be told
-            return
-        if task.cancelled():
-            self.refuse(503, "Authentication did not end in time.\n", [("Retry-After", "5")])
-            return
-        error = task.exception()
         if error is None:
             self._establish(route, task.result())
-        elif isinstance(error, Exception):
+        else:
             self._refuse_for(error)
 
-    def _refuse_for(self, error: Exception) -> None:
+    def _refuse_for(self, error: BaseException) -> None:
         """`authenticate` raised: a Refuse is the application's answer, anything else its failure."""
         if not isinstance(error, Refuse):
             logger.error("authenticate failed; the client got 500", exc_info=error)
-            self.refuse(500, "Internal server error.\n")
+            self.refuse(500, INTERNAL_ERROR)
         elif error.data is None:
             self.refuse(error.status, error.reason, error.headers)
         else:
-            body = json.dumps({"reason": error.reason, "data": error.data})
+            try:
+                body = json.dumps({"reason": error.reason, "data": error.data})
+            except (TypeError, ValueError) as unfit:
+                logger.error("the data of a Refuse can't be sent as JSON; the client got 500", exc_info=unfit)
+                self.refuse(500, INTERNAL_ERROR)
+                return
             self.refuse(error.status, body, error.headers, content_type="application/json")
 
     def _establish(self, route: Route, user: Any) -> None:
         upgrade = self.upgrade
-        if upgrade is None or not self._connection.stream.open:
+        if upgrade is None:
             return
         subprotocol = choose_subprotocol(upgrade.subprotocols, route.options.subprotocols)
         endpoint = self._connection.server.endpoint(route)
@@ -134,12 +138,18 @@ class Switch:
         user: Any = None,
         pull: bool,
     ) -> WebSocket | None:
-        """Send the 101 and hand the connection over; None where the peer left before. Raises LocalError for `headers`
-        that can't be sent."""
+        """Send the 101 and hand the connection over; None where the peer left before, or the server stops. Raises
+        LocalError for `headers` that can't be sent, and a subprotocol that wasn't offered."""
         upgrade = self.upgrade
         stream = self._connection.stream
         if upgrade is None or not stream.open:
             return None
+        if self._connection.server.stopping:
+            self.refuse(503, "This server is stopping.\n", [RETRY_LATER])
+            return None
+        if subprotocol is not None and subprotocol not in upgrade.subprotocols:
+            offered = ", ".join(upgrade.subprotocols) or "none"
+            raise LocalError(f"subprotocol {subprotocol!r}: expected one that the client offered ({offered})")
         agreed = accept_offer(upgrade.extensions, options.deflate) if upgrade.extensions else None
         answer = agreed[1] if agreed else None
         stream.write(switch_response(upgrade.key, subprotocol, answer, headers))
@@ -153,7 +163,9 @@ class Switch:
         ws.begin(tail)
         return ws
 
-    def refuse(self, status: int, body: str, headers: Any = (), content_type: str = "text/plain; charset=utf-8") -> None:
+    def refuse(
+        self, status: int, body: str, headers: Any = (), content_type: str = "text/plain; charset=utf-8"
+    ) -> None:
         """Answer with `status`, and end the connection."""
         stream = self._connection.stream
         if not stream.open:
@@ -163,20 +175,20 @@ class Switch:
             answer = refusal_response(status, body, headers, content_type, date)
         except LocalError as error:
             logger.error("a refusal can't be sent; the client got 500", exc_info=error)
-            answer = refusal_response(500, "Internal server error.\n", date=date)
+            answer = refusal_response(500, INTERNAL_ERROR, date=date)
         stream.write(answer)
         self._connection.switched()
         stream.close(linger=True)
 
     def give_up(self) -> None:
         """It took too long."""
-        if self._task is not None:
-            self._task.cancel()
-        else:
-            self.refuse(503, "The application did not answer the upgrade request in time.\n", [("Retry-After", "5")])
+        self.refuse(503, "This server did not decide about the upgrade request in time.\n", [RETRY_LATER])
+        self.abandon()
 
     def abandon(self) -> None:
-        """The peer has left."""
-        self._abandoned = True
-        if self._task is not None:
-            self._task.cancel()
+        """There is nobody to be answered any more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        if self.on_abandoned is not None:
+            self.on_abandoned()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from portico.errors import ProtocolError
-
 if TYPE_CHECKING:
     from portico.limits import Deflate
     from portico.wire.extensions import Agreed
@@ -26,7 +24,7 @@ def deflate(payload: bytes, level: int, window_bits: int, memory_level: int) -> 
 
 
 class Codec:
-    """One connection's agreed compression: `compress` for what it sends, `start`, `inflate`, `finish` for the other way.
+    """One connection's agreed compression: `compress` for what it sends, `start`, `inflate`, `finish` the other way.
 
     `client` tells which side this is; `agreed` comes from the handshake and `config` from the application.
     """
@@ -35,6 +33,7 @@ class Codec:
         "_compressor",
         "_ends",
         "_inflater",
+        "error",
         "keep_reading",
         "keep_writing",
         "level",
@@ -50,12 +49,15 @@ class Codec:
         self.keep_writing, self.keep_reading = (keep_client, keep_server) if client else (keep_server, keep_client)
         bits = agreed.client_max_window_bits, agreed.server_max_window_bits
         self.write_bits, self.read_bits = bits if client else bits[::-1]
+        if not self.keep_reading:  # zlib sees a distance beyond a small window only where the input is torn
+            self.read_bits = 15
         self.level = config.level
         self.memory_level = config.memory_level
         self.threshold = config.threshold_bytes
         self._compressor: zlib._Compress | None = None
         self._inflater: zlib._Decompress | None = None
         self._ends = 0
+        self.error = ""
 
     def compress(self, payload: bytes) -> bytes | None:
         """`payload` compressed, or None where it is better sent as it is."""
@@ -71,23 +73,28 @@ class Codec:
     def start(self) -> None:
         """Begin a compressed message."""
         self._ends = 0
-        if self._inflater is None:
-            self._inflater = zlib.decompressobj(-self.read_bits)
 
     def inflate(self, piece: bytes, room: int) -> bytes:
         """What `piece` adds to the message: at most ``room + 1`` bytes, and that one more means that it is too big.
 
-        Raises ProtocolError (1007) for data that no compressor makes.
+        Data that no compressor makes sets ``error``; what the bytes before it add is still returned, so that whatever
+        else is wrong with them is found first, however the input is torn.
         """
         out = b""
         while True:
             inflater = self._inflater
+            before = None
             if inflater is None:
                 inflater = self._inflater = zlib.decompressobj(-self.read_bits)
+            elif piece is not TAIL:
+                before = inflater.copy()
             try:
                 more = inflater.decompress(piece, room - len(out) + 1)
             except zlib.error:
-                raise ProtocolError("compressed message can't be inflated", close_code=1007) from None
+                self.error = "compressed message can't be inflated"
+                if piece is TAIL:
+                    return out
+                return out + _until_error(before or zlib.decompressobj(-self.read_bits), piece, room - len(out) + 1)
             out = out + more if out else more
             if len(out) > room or not inflater.eof:
                 return out
@@ -96,7 +103,8 @@ class Codec:
             self._inflater = None
             self._ends += 1
             if self._ends > MAX_STREAM_ENDS:
-                raise ProtocolError("compressed message made of too many streams", close_code=1007)
+                self.error = "compressed message made of too many streams"
+                return out
             if not piece:
                 return out
 
@@ -106,3 +114,19 @@ class Codec:
         if not self.keep_reading:
             self._inflater = None
         return out
+
+
+def _until_error(inflater: zlib._Decompress, piece: bytes, most: int) -> bytes:
+    """At most `most` bytes of what `piece` gives before the byte of it at which inflating fails."""
+    out = b""
+    while len(piece) > 1 and len(out) < most:
+        half = piece[: len(piece) // 2]
+        attempt = inflater.copy()
+        try:
+            out += attempt.decompress(half, most - len(out))
+        except zlib.error:
+            piece = half
+        else:
+            inflater = attempt
+            piece = piece[len(half) :]
+    return out

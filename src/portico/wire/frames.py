@@ -27,11 +27,13 @@ MAX_CLOSE_REASON: Final = 123
 
 _pack_16 = struct.Struct("!BBH").pack
 _pack_64 = struct.Struct("!BBQ").pack
+_pack_masked = struct.Struct("!BBI").pack
+_pack_masked_16 = struct.Struct("!BBHI").pack
+_pack_masked_64 = struct.Struct("!BBQI").pack
 
 # headers of unmasked frames with FIN and a payload under 126 bytes
-_SHORT: Final = [[bytes((FIN | opcode, size)) for size in range(126)] for opcode in range(16)]
-TEXT_HEADERS: Final = _SHORT[TEXT]
-BINARY_HEADERS: Final = _SHORT[BINARY]
+TEXT_HEADERS: Final = [bytes((FIN | TEXT, size)) for size in range(126)]
+BINARY_HEADERS: Final = [bytes((FIN | BINARY, size)) for size in range(126)]
 
 
 def encode_frame(first: int, payload: bytes) -> bytes:
@@ -47,13 +49,12 @@ def encode_frame(first: int, payload: bytes) -> bytes:
 def encode_masked_frame(first: int, payload: bytes, key: int) -> bytes:
     """A masked frame, as a client sends it (RFC 6455 §5.3). `key`: 32 bits, fresh for every frame."""
     size = len(payload)
+    masked = apply_mask(payload, 0, size, key, 0)
     if size < 126:
-        header = bytes((first, 128 | size))
-    elif size < 65536:
-        header = _pack_16(first, 128 | 126, size)
-    else:
-        header = _pack_64(first, 128 | 127, size)
-    return header + key.to_bytes(4, "big") + apply_mask(payload, 0, size, key, 0)
+        return _pack_masked(first, 128 | size, key) + masked
+    if size < 65536:
+        return _pack_masked_16(first, 128 | 126, size, key) + masked
+    return _pack_masked_64(first, 128 | 127, size, key) + masked
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
@@ -65,7 +66,10 @@ def close_payload(code: int, reason: str = "") -> bytes:
         return b""
     if not may_be_sent(code):
         raise LocalError(f"close code {code}: expected 1000-1003, 1007-1014 or 3000-4999")
-    text = reason.encode()
+    try:
+        text = reason.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise LocalError(f"close reason that can't be sent as UTF-8: {error.reason} at {error.start}") from None
     if len(text) > MAX_CLOSE_REASON:
         raise LocalError(f"close reason of {len(text)} bytes: expected at most {MAX_CLOSE_REASON} bytes of UTF-8")
     return code.to_bytes(2, "big") + text

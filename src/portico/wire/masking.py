@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import struct
+from typing import Final
 
 
 def _apply_mask(data: bytes | bytearray, start: int, end: int, key: int, phase: int) -> bytes:
@@ -27,27 +29,30 @@ def _apply_mask(data: bytes | bytearray, start: int, end: int, key: int, phase: 
 
 
 try:
-    from portico.wire._masking import apply_mask  # type: ignore[import-not-found, unused-ignore] # the compiled twin
+    from portico.wire import _masking as _twin  # type: ignore[attr-defined, unused-ignore] # compiled, or not there
 except ImportError:
     apply_mask = _apply_mask
+else:
+    apply_mask = _twin.apply_mask
 
 
-class MaskKeys:
-    """Fresh masking keys from the system's strong randomness (RFC 6455 §10.3), drawn 1,024 at a time."""
+_POOL: Final = struct.Struct("!1024I")
+_keys: list[int] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keys.clear)  # two processes must not draw the same
 
-    __slots__ = ("_at", "_pool")
 
-    def __init__(self) -> None:
-        self._pool = b""
-        self._at = 0
+def fresh_key() -> int:
+    """A masking key that can't be predicted from those before (RFC 6455 §10.3), for one frame; from any thread.
 
-    def next(self) -> int:
-        """A key that can't be predicted from those before; never 0, which would leave the payload as it is."""
-        while True:
-            if self._at >= len(self._pool):
-                self._pool = os.urandom(4096)
-                self._at = 0
-            key = int.from_bytes(self._pool[self._at : self._at + 4], "big")
-            self._at += 4
+    Drawn from the system's strong randomness, 1,024 at a time for all connections; never 0, which would leave the
+    payload as it is.
+    """
+    while True:
+        try:
+            key = _keys.pop()
+        except IndexError:
+            _keys.extend(_POOL.unpack(os.urandom(_POOL.size)))
+        else:
             if key:
                 return key

@@ -1,7 +1,9 @@
 cimport cython
 from libc.stdint cimport int64_t
 from portico.wire._masking cimport apply_mask
+from portico.wire.frames cimport close_payload, encode_frame, encode_masked_frame, parse_close
 
+cdef list BINARY_HEADERS, TEXT_HEADERS
 cdef int OPEN, CLOSE_SENT, CLOSE_RECEIVED, CLOSED, FAILED
 
 
@@ -28,16 +30,14 @@ cdef class Failed:
 
 
 @cython.final
+@cython.no_gc  # nothing that it holds can lead back to it
 cdef class Messages:
-    cdef readonly bint client
     cdef readonly object codec
-    cdef readonly int state
-    cdef bint _in_frame, _last, _packed
-    cdef unsigned char _opcode, _phase
+    cdef readonly bint client
+    cdef readonly unsigned char state
+    cdef unsigned char _in_frame, _last, _packed, _close_sent, _opcode, _phase
     cdef unsigned int _key
-    cdef int _fragments, _max_fragments
-    cdef int64_t _max_message, _remaining, _packed_size
-    cdef object _keys
+    cdef int64_t _fragments, _max_fragments, _max_message, _remaining, _packed_size
     cdef bytes _header, _utf8
     cdef bytearray _assembly
 
@@ -54,7 +54,7 @@ cdef class Messages:
     cdef Py_ssize_t _keep(self, bytearray data, Py_ssize_t at, Py_ssize_t end) except -2
     cdef _check_rsv(self, unsigned char first)
     cdef int64_t _long_length(self, bytearray data, Py_ssize_t at, Py_ssize_t size) except -2
-    @cython.locals(limit=int64_t, size=int64_t)
+    @cython.locals(limit=int64_t, packed=bint)
     cdef _check_size(self, unsigned char opcode, unsigned char first, int64_t length)
     cdef _begin(self, unsigned char first, int64_t length, unsigned int key)
     @cython.locals(take=Py_ssize_t)
@@ -62,6 +62,7 @@ cdef class Messages:
     @cython.locals(assembly=bytearray)
     cdef _append(self, bytes piece)
     cdef _add(self, bytearray assembly, bytes piece)
+    cdef _check_inflated(self)
     cdef _check_text(self, bytes piece)
     @cython.locals(assembly=bytearray)
     cdef _complete(self, list events)
@@ -72,7 +73,7 @@ cdef class Messages:
     cpdef bytes encode(self, message)
     cpdef bytes ping(self, bytes payload=*)
     cpdef bytes pong(self, bytes payload=*)
-    cpdef bytes close(self, int code=*, str reason=*)
-    cpdef bytes close_answer(self, int code)
+    cpdef bytes close(self, code=*, str reason=*)
+    cpdef bytes close_answer(self, code)
     cdef bytes _control_out(self, int first, bytes payload)
     cdef bytes _frame_out(self, int first, bytes payload)

@@ -26,7 +26,7 @@ from portico.wire.frames import (
     encode_masked_frame,
     parse_close,
 )
-from portico.wire.masking import MaskKeys, apply_mask
+from portico.wire.masking import apply_mask, fresh_key
 from portico.wire.states import CLOSE_RECEIVED, CLOSE_SENT, CLOSED, FAILED, OPEN
 from portico.wire.utf8 import check_piece
 
@@ -78,11 +78,11 @@ class Messages:
 
     __slots__ = (
         "_assembly",
+        "_close_sent",
         "_fragments",
         "_header",
         "_in_frame",
         "_key",
-        "_keys",
         "_last",
         "_max_fragments",
         "_max_message",
@@ -103,7 +103,7 @@ class Messages:
         self.state = OPEN
         self._max_message = limits.max_message_bytes
         self._max_fragments = limits.max_fragments
-        self._keys = MaskKeys() if client else None
+        self._close_sent = False
         self._header: bytes | None = None  # the start of a header, or of a control frame, whose rest has not come
         self._in_frame = False  # within a data frame whose payload has not come whole
         self._remaining = 0  # bytes of that payload still to come
@@ -129,8 +129,10 @@ class Messages:
         return self.scan(buffer, len(buffer))
 
     def feed_eof(self) -> list[object]:
-        """TCP ended. A `Failed` with code 1006 unless both close frames were exchanged; then nothing."""
-        if self.state == CLOSED or self.state == FAILED:
+        """TCP ended. A `Failed` with code 1006 where no close frame had come (RFC 6455 §7.1.5); nothing otherwise."""
+        if self.state != OPEN and self.state != CLOSE_SENT:
+            if self.state == CLOSE_RECEIVED:
+                self.state = FAILED
             return []
         self.state = FAILED
         self._forget()
@@ -240,19 +242,18 @@ class Messages:
     def _check_size(self, opcode: int, first: int, length: int) -> None:
         """Hold a data frame to the limits before any of its payload is taken."""
         limit = self._max_message
-        if opcode:
-            if first & 0x40:  # stored blocks make incompressible data a little longer
-                limit += (limit >> 6) + 64
-            size = length
-        else:
+        packed = (first & 0x40) != 0
+        if not opcode:
             if self._fragments >= self._max_fragments:
                 raise ProtocolError(f"message of more than {self._max_fragments} fragments", close_code=1008)
-            if self._packed:
-                limit += (limit >> 6) + 64
-                size = self._packed_size + length
-            else:
-                size = length if self._assembly is None else len(self._assembly) + length
-        if size > limit:
+            packed = self._packed
+            if packed:
+                limit -= self._packed_size
+            elif self._assembly is not None:
+                limit -= len(self._assembly)
+        if packed:  # stored blocks make incompressible data a little longer
+            limit += (self._max_message >> 6) + 64
+        if length > limit:  # never their sum: 63 bits can't hold it
             raise ProtocolError(f"message larger than {self._max_message} bytes", close_code=1009)
 
     def _begin(self, first: int, length: int, key: int) -> None:
@@ -297,6 +298,8 @@ class Messages:
             self._packed_size += len(piece)
             piece = self.codec.inflate(piece, self._max_message - len(assembly))
         self._add(assembly, piece)
+        if self._packed:
+            self._check_inflated()
 
     def _add(self, assembly: bytearray, piece: bytes) -> None:
         if self._opcode == 1:
@@ -304,6 +307,10 @@ class Messages:
         if len(assembly) + len(piece) > self._max_message:
             raise ProtocolError(f"message larger than {self._max_message} bytes", close_code=1009)
         assembly += piece
+
+    def _check_inflated(self) -> None:
+        if self.codec is not None and self.codec.error:
+            raise ProtocolError(self.codec.error, close_code=1007)
 
     def _check_text(self, piece: bytes) -> None:
         try:
@@ -315,10 +322,11 @@ class Messages:
         assembly = self._assembly
         if assembly is None:
             return
-        if self._packed and self.codec is not None:
+        if self._packed_size and self.codec is not None:  # without any data the tail would be no block
             self._add(assembly, self.codec.finish(self._max_message - len(assembly)))
-        if self._utf8:
-            raise ProtocolError("text message ends within a UTF-8 sequence", close_code=1007)
+            self._check_inflated()
+        if self._utf8:  # it ends within a code point
+            raise ProtocolError("text message is not UTF-8", close_code=1007)
         if self._opcode == 1:
             events.append(assembly.decode("utf-8"))
         else:
@@ -355,18 +363,21 @@ class Messages:
     def encode(self, message: object) -> bytes:
         """The frame of a whole message: text for a str, binary for anything that has bytes.
 
-        Raises LocalError for another type, or a str that UTF-8 can't hold (a lone surrogate).
+        Raises LocalError for another type, for a str that UTF-8 can't hold (a lone surrogate), and after `close`: no
+        data follows a close frame (RFC 6455 §5.5.1).
         """
+        if self._close_sent:
+            raise LocalError("message after the close frame")
         if isinstance(message, str):
             try:
                 payload = message.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise LocalError(f"text that can't be sent as UTF-8: {error.reason} at {error.start}") from None
             opcode = 1
-        elif isinstance(message, bytes):
+        elif type(message) is bytes:
             payload = message
             opcode = 2
-        elif isinstance(message, (bytearray, memoryview)):
+        elif isinstance(message, (bytes, bytearray, memoryview)):
             payload = bytes(message)
             opcode = 2
         else:
@@ -392,9 +403,10 @@ class Messages:
 
     def close(self, code: int = 1000, reason: str = "") -> bytes:
         """A close frame; nothing may be sent after it. b"" where one has been sent already."""
-        if self.state == CLOSE_SENT or self.state == CLOSED:
+        if self._close_sent:
             return b""
         payload = close_payload(code, reason)
+        self._close_sent = True
         if self.state == OPEN:
             self.state = CLOSE_SENT
         elif self.state == CLOSE_RECEIVED:
@@ -413,6 +425,6 @@ class Messages:
         return self._frame_out(first, payload)
 
     def _frame_out(self, first: int, payload: bytes) -> bytes:
-        if self._keys is not None:
-            return encode_masked_frame(first, payload, self._keys.next())
+        if self.client:
+            return encode_masked_frame(first, payload, fresh_key())
         return encode_frame(first, payload)

@@ -13,4 +13,7 @@ def check_piece(pending: bytes, piece: bytes) -> bytes:
     """
     data = pending + piece if pending else piece
     used = utf_8_decode(data, "strict", False)[1]
-    return data[used:]
+    rest = data[used:]
+    if len(rest) == 2 and rest[0] == 0xED and rest[1] >= 0xA0:  # half of a surrogate, for which Python would wait
+        raise UnicodeDecodeError("utf-8", data, used, used + 1, "invalid continuation byte")
+    return rest
