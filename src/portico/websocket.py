@@ -12,7 +12,6 @@ import enum
 import itertools
 import logging
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
@@ -353,7 +352,7 @@ class WebSocket(Protocol):
     def begin(self, tail: bytes = b"") -> None:
         """The handshake is complete: take over the stream, tell the endpoint, and read `tail`, which came with it."""
         self.stream.protocol = self
-        self._next_ping = time.monotonic() + self.settings.ping_interval
+        self._next_ping = self.stream.reactor.clock() + self.settings.ping_interval
         self.stream.reactor.wheel.schedule(self.stream, self._next_ping)
         try:
             self.endpoint.on_open(self)
@@ -457,7 +456,7 @@ class WebSocket(Protocol):
         payload = self._next_ping_payload()
         if self._pings is None:
             self._pings = {}
-        self._pings[payload] = future, time.monotonic()
+        self._pings[payload] = future, self.stream.reactor.clock()
         self.stream.write(self.wire.ping(payload))
         try:
             return await future
@@ -561,7 +560,7 @@ class WebSocket(Protocol):
                 self.stream.write(pong)
 
     def _ponged(self, payload: bytes) -> None:
-        now = time.monotonic()
+        now = self.stream.reactor.clock()
         number = int.from_bytes(payload, "big") if len(payload) == 8 else 0
         if self._ping_sent and self._keepalive_id <= number <= self._ping_id:
             if number == self._keepalive_id:
@@ -582,7 +581,7 @@ class WebSocket(Protocol):
         if self.stream.paused:
             return
         self.stream.pause()
-        self.stream.reactor.wheel.schedule(self.stream, min(self.stream.due, time.monotonic() + PEEK_S))
+        self.stream.reactor.wheel.schedule(self.stream, min(self.stream.due, self.stream.reactor.clock() + PEEK_S))
 
     def _taken(self, cost: int) -> None:
         stream = self.stream
@@ -663,7 +662,7 @@ class WebSocket(Protocol):
             self.sending = False
             self._our_close = Close(code, reason, by="us")
             self.stream.write(frame)
-            self._due = time.monotonic() + self.settings.close_timeout
+            self._due = self.stream.reactor.clock() + self.settings.close_timeout
             self.stream.reactor.wheel.schedule(self.stream, self._due)
             if self.stream.paused:
                 self.stream.resume()  # the answer is behind what nobody takes
@@ -695,7 +694,7 @@ class WebSocket(Protocol):
             self._settle(Close(event.code, event.reason, clean=True, by="peer"))
             self.stream.write(self.wire.close_answer(event.code))
         if self.wire.client:  # the server ends TCP first (RFC 6455 §7.1.1)
-            self._due = time.monotonic() + self.settings.close_timeout
+            self._due = self.stream.reactor.clock() + self.settings.close_timeout
             self.stream.reactor.wheel.schedule(self.stream, self._due)
         else:
             self.stream.close(timeout_s=self.settings.close_timeout)

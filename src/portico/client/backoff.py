@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import ssl
 import time
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from portico.errors import HandshakeError
+from portico.errors import HandshakeError, LocalError
 
-FIRST_S: Final = 1.0
-LONGEST_S: Final = 60.0
-STABLE_S: Final = 10.0
+LONGEST_ASKED_S: Final = 3600.0
 PASSING: Final = frozenset({408, 421, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backoff:
+    """How ``async for`` over `portico.connect` waits before it comes back: a random part of a span that doubles with
+    each failure ("full jitter"), so that the clients of a server that was away do not come back all at once.
+
+    - ``first_s`` (1): the span after the first failure. ``longest_s`` (60): where the doubling ends.
+    - ``stable_s`` (10): a connection that was open for so long was no failure; the span begins anew after it.
+
+    What the server asks for with Retry-After (an hour at most) is waited for besides.
+    """
+
+    first_s: float = 1.0
+    longest_s: float = 60.0
+    stable_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_s <= self.longest_s < float("inf"):
+            raise LocalError(f"{self!r}: expected 0 < first_s <= longest_s")
+        if not 0 <= self.stable_s < float("inf"):
+            raise LocalError(f"{self!r}: expected stable_s of 0 or more")
+
+
+class Delays:
+    """The delays of one loop that comes back."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self._failures = 0
+
+    def after_failure(self, error: OSError | HandshakeError) -> float:
+        """Seconds to wait after an attempt that failed."""
+        asked = retry_after(error.headers) if isinstance(error, HandshakeError) else 0.0
+        return asked + self._next()
+
+    def after_connection(self, lived_s: float) -> float:
+        """Seconds to wait after a connection that was open for `lived_s`."""
+        if lived_s >= self._backoff.stable_s:
+            self._failures = 0
+        return self._next()
+
+    def _next(self) -> float:
+        span = min(self._backoff.longest_s, self._backoff.first_s * 2.0 ** min(self._failures, 64))
+        self._failures += 1
+        return random.uniform(0.0, span)
 
 
 def may_come_back(error: OSError | HandshakeError) -> bool:
@@ -24,35 +68,11 @@ def may_come_back(error: OSError | HandshakeError) -> bool:
     return not isinstance(error, ssl.SSLCertVerificationError)
 
 
-class Backoff:
-    """Delays between attempts: a random part of a span that doubles with each failure, from 1 s up to 60 s."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-
-    def delay(self, at_least_s: float = 0.0) -> float:
-        """The next delay in seconds; at least what the server asked for."""
-        span = min(LONGEST_S, FIRST_S * 2.0 ** min(self.failures, 16))
-        self.failures += 1
-        return at_least_s + random.uniform(0.0, span)
-
-    async def wait_after(self, error: OSError | HandshakeError) -> None:
-        """Wait after a failed attempt."""
-        asked = retry_after(error.headers) if isinstance(error, HandshakeError) else 0.0
-        await asyncio.sleep(self.delay(asked))
-
-    async def wait_after_connection(self, lived_s: float) -> None:
-        """Wait after a connection that was open for `lived_s` seconds: one that was stable begins anew."""
-        if lived_s >= STABLE_S:
-            self.failures = 0
-        await asyncio.sleep(self.delay())
-
-
 def retry_after(headers: tuple[tuple[str, str], ...]) -> float:
     """The seconds that Retry-After asks for (RFC 9110 §10.2.3), at most an hour; 0 where it is missing or malformed."""
     for name, value in headers:
         if name.lower() == "retry-after":
-            return min(3600.0, max(0.0, _seconds(value)))
+            return min(LONGEST_ASKED_S, max(0.0, _seconds(value)))
     return 0.0
 
 
@@ -61,6 +81,6 @@ def _seconds(value: str) -> float:
         return float(value[:9])
     try:
         then = parsedate_to_datetime(value)
-    except ValueError:
+        return then.timestamp() - time.time() if then.tzinfo else 0.0
+    except (ValueError, OverflowError):
         return 0.0
-    return then.timestamp() - time.time() if then.tzinfo else 0.0

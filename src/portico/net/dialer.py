@@ -8,16 +8,19 @@ other; others wait for theirs.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
 import socket
 import weakref
 from collections.abc import Hashable
 from typing import Any, Final
 
 SECOND_AFTER_S: Final = 0.25
+LOOPBACK: Final = {4: ipaddress.ip_address("127.0.0.1"), 6: ipaddress.ip_address("::1")}
 
 
 class Turnstiles:
-    """One loop's turnstiles, by place: an (address, port), or what stands for it behind a proxy."""
+    """One loop's turnstiles, by place: an address and port, or what stands for them behind a proxy."""
 
     def __init__(self) -> None:
         self._locks: weakref.WeakValueDictionary[Hashable, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -49,14 +52,28 @@ class Turnstiles:
 _turnstiles: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turnstiles] = weakref.WeakKeyDictionary()
 
 
+def place_of(address: Any) -> Hashable:
+    """What all names for one address and port have in common; of a Unix socket, its path."""
+    if not isinstance(address, tuple):
+        return str(address)
+    host, port, *more = address
+    scope = more[1] if len(more) > 1 else 0
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+        ip = ip.ipv4_mapped
+    return LOOPBACK[ip.version] if ip.is_unspecified else ip, port, scope
+
+
 class Dialled:
-    """A connected socket, and the turn that it holds until `over` is called."""
+    """A connected socket, and the turn that it holds until `over` is called; by ``deadline``, on the loop's clock, the
+    opening handshake has to be over."""
 
-    __slots__ = ("_turn", "address", "sock")
+    __slots__ = ("_turn", "address", "deadline", "sock")
 
-    def __init__(self, sock: socket.socket, address: Any, turn: asyncio.Lock | None) -> None:
+    def __init__(self, sock: socket.socket, address: Any, deadline: float, turn: asyncio.Lock | None = None) -> None:
         self.sock = sock
         self.address = address
+        self.deadline = deadline
         self._turn = turn
 
     def over(self) -> None:
@@ -70,17 +87,17 @@ async def dial(host: str, port: int, *, timeout_s: float, exclusive: bool = True
     """A TCP connection to `host`: its addresses in turn, families alternating, the next one 250 ms after the one before
     or when that has failed.
 
-    `timeout_s` runs for each address from its turn on, not while it waits for it. Raises OSError (the first address's)
-    where none answers, TimeoutError where the last one did not answer in time.
+    `timeout_s` is for looking up the name; then, for each address, it runs from its turn on, not while it waits for it.
+    Raises OSError, of the kind that the first address failed with, where none answers; `socket.gaierror` where there
+    is no address; TimeoutError.
     """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     won: asyncio.Future[Dialled] = loop.create_future()
-    errors: list[OSError] = []
+    failed: list[tuple[Any, OSError]] = []
     tasks: list[asyncio.Task[None]] = []
     try:
-        for family, address in _alternate([(info[0], info[4]) for info in found]):
-            tasks.append(loop.create_task(_attempt(family, address, timeout_s, exclusive, won, errors)))
+        for family, address in _alternate(await _addresses(host, port, timeout_s)):
+            tasks.append(loop.create_task(_attempt(family, address, timeout_s, exclusive, won, failed)))
             either: list[asyncio.Future[Any]] = [won, tasks[-1]]
             await asyncio.wait(either, timeout=SECOND_AFTER_S, return_when=asyncio.FIRST_COMPLETED)
             if won.done():
@@ -98,7 +115,18 @@ async def dial(host: str, port: int, *, timeout_s: float, exclusive: bool = True
             task.cancel()
     if won.done():
         return won.result()
-    raise errors[0] if errors else OSError(f"{host!r} has no address")
+    raise _failure(host, port, failed, timeout_s)
+
+
+async def _addresses(host: str, port: int, timeout_s: float) -> list[tuple[int, Any]]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise TimeoutError(f"no address for {host!r} within {timeout_s:g} s") from None
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"no address for {host!r}: {error.strerror}") from None
+    return [(info[0], info[4]) for info in found]
 
 
 async def _attempt(
@@ -107,28 +135,41 @@ async def _attempt(
     timeout_s: float,
     exclusive: bool,
     won: asyncio.Future[Dialled],
-    errors: list[OSError],
+    failed: list[tuple[Any, OSError]],
 ) -> None:
-    turn = Turnstiles.running().at(address[:2]) if exclusive else None
+    turn = Turnstiles.running().at(place_of(address)) if exclusive else None
     if turn is not None:
         await turn.acquire()
     sock: socket.socket | None = None
     try:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        async with asyncio.timeout(timeout_s):
-            await asyncio.get_running_loop().sock_connect(sock, address)
+        async with asyncio.timeout_at(deadline):
+            await loop.sock_connect(sock, address)
         if not won.done():
-            won.set_result(Dialled(sock, address, turn))
+            won.set_result(Dialled(sock, address, deadline, turn))
             sock = turn = None
     except OSError as error:  # TimeoutError is one
-        errors.append(error)
+        failed.append((address, error))
     finally:
         if sock is not None:
             sock.close()
         if turn is not None:
             turn.release()
+
+
+def _failure(host: str, port: int, failed: list[tuple[Any, OSError]], timeout_s: float) -> OSError:
+    """One error for all addresses: of the first one's kind, with what came of each."""
+    silent = f"no answer within {timeout_s:g} s"
+    came = "; ".join(f"{at[0]}: {os.strerror(error.errno) if error.errno else silent}" for at, error in failed)
+    text = f"no TCP connection to {host} port {port}: {came or 'it has no address'}"
+    number = failed[0][1].errno if failed else None
+    if number:
+        return OSError(number, text)
+    return TimeoutError(text) if failed else OSError(text)
 
 
 def _alternate(addresses: list[tuple[int, Any]]) -> list[tuple[int, Any]]:

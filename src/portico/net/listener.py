@@ -82,6 +82,10 @@ class Listener(Source):
         """The listening socket."""
         return self._sock
 
+    def adopt(self, sock: socket.socket, peer: Any) -> None:
+        """Take over a connected socket as if it had been accepted here; it is closed where that fails."""
+        self._open(sock, peer)
+
     def ready(self, events: int) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             if self.fd < 0:

@@ -15,7 +15,7 @@ cdef class Source(Timed):
 @cython.final
 cdef class Reactor:
     cdef readonly object loop
-    cdef readonly object poller
+    cdef readonly object poller, clock
     cdef readonly bytearray buffer
     cdef readonly Wheel wheel
     cdef public bint in_turn

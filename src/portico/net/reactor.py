@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import select
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from portico.errors import LocalError
@@ -130,7 +131,9 @@ class Reactor:
         self.read_bit = self.poller.READ
         self.write_bit = self.poller.WRITE
         self.buffer = bytearray(BUFFER_BYTES)
-        self.wheel = Wheel(loop)
+        # A loop that makes its own time says so; the others' is too coarse (uvloop's stands still within a turn).
+        self.clock: Callable[[], float] = getattr(loop, "clock", time.monotonic)
+        self.wheel = Wheel(loop, self.clock)
         self.in_turn = False
         self.turn_time = 0.0
         self.count = 0
@@ -161,7 +164,7 @@ class Reactor:
     @property
     def now(self) -> float:
         """The time on the clock of `time.monotonic`; within a turn, when that began."""
-        return self.turn_time if self.in_turn else time.monotonic()
+        return self.turn_time if self.in_turn else self.clock()
 
     def close_if_idle(self) -> None:
         """Leave the loop when no source is left; called by whoever closes a listener or a client."""
@@ -215,7 +218,7 @@ class Reactor:
         """What the loop calls when anything in the set is ready."""
         if self._closed:
             return
-        self.turn_time = time.monotonic()
+        self.turn_time = self.clock()
         self.in_turn = True
         write_bit = self.write_bit
         read_bit = self.read_bit
@@ -279,7 +282,7 @@ class Reactor:
         self._flush_scheduled = False
         if self.in_turn:
             return  # a turn that runs a nested loop flushes by itself
-        self.turn_time = time.monotonic()
+        self.turn_time = self.clock()
         self.in_turn = True
         try:
             self._flush_dirty()

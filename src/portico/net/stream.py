@@ -366,8 +366,9 @@ class Stream(Source):
         """Write what is in the outbox and end TCP, our side first (RFC 6455 §7.1.1); give up when the peer takes
         hardly any of it for `timeout_s`.
 
-        With `linger`, our side is shut and input is read and thrown away until the peer's end, for at most two
-        seconds: closing with input unread makes the kernel send RST, and that can take our last words with it.
+        With `linger`, and where reading is paused, our side is shut and input is read and thrown away until the peer's
+        end, for at most two seconds: closing with input unread makes the kernel send RST, and that can take our last
+        words with it.
         """
         if self._state != OPEN:
             return
@@ -403,7 +404,7 @@ class Stream(Source):
 
     def _shut(self) -> None:
         """The outbox is empty and nothing more will come: end, or linger."""
-        if not self._linger or self._eof:
+        if self._eof or (not self._linger and self._interest & READ):
             self._end(None)
             return
         self._state = LINGERING

@@ -11,7 +11,7 @@ cdef class Timed:
 
 @cython.final
 cdef class Wheel:
-    cdef object _loop, _handle
+    cdef object _loop, _clock, _handle
     cdef dict _slots
     cdef long _armed, _current
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 TICK_S: Final = 0.1
@@ -35,8 +36,9 @@ class Timed:
 class Wheel:
     """Deadlines by tick; asleep until the next one."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
+        self._clock = clock
         self._slots: dict[int, list[Timed]] = {}
         self._handle: asyncio.TimerHandle | None = None
         self._armed = 0  # the slot that the handle waits for
@@ -124,12 +126,12 @@ class Wheel:
                 return
             self._handle.cancel()
         self._armed = first
-        delay = max(0.0, first * TICK_S - time.monotonic())
+        delay = max(0.0, first * TICK_S - self._clock())
         self._handle = self._loop.call_later(delay + 0.001, self._tick)
 
     def _tick(self) -> None:
         self._handle = None
         try:
-            self.advance(time.monotonic())
+            self.advance(self._clock())
         finally:
             self._arm()

@@ -22,4 +22,3 @@ cdef class TlsStream(Stream):
     cpdef _cut(self, list out, Py_ssize_t sent)
     cpdef _wait_writable(self)
     cpdef _shut(self)
-    cpdef _shutdown(self)

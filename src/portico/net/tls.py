@@ -26,7 +26,7 @@ class TlsStream(Stream):
         self, reactor: Reactor, sock: ssl.SSLSocket, protocol: Protocol, peer: Any, high_water: int, listener: Any
     ) -> None:
         super().__init__(reactor, sock, protocol, peer, high_water, listener)
-        self._tls = sock
+        self._tls: Any = sock  # None after the end of TLS
         self._handshaking = True
         self._crossed = False  # reading waits for the socket to be writable, or writing for it to be readable
 
@@ -108,6 +108,9 @@ class TlsStream(Stream):
                 self._read()
 
     def _read(self) -> None:
+        if self._tls is None:
+            Stream._read(self)
+            return
         buffer = self.reactor.buffer
         for _ in range(RECORDS_PER_TURN):
             try:
@@ -140,9 +143,10 @@ class TlsStream(Stream):
     def _send(self, data: bytes) -> int:
         size = len(data)
         sent = 0
-        for _ in range(RECORDS_PER_TURN):  # it takes one record at a time
+        view = memoryview(data)
+        for _ in range(RECORDS_PER_TURN):  # offered one by one: of more, TLS could have begun more than it says
             try:
-                sent += self._tls.send(memoryview(data)[sent:] if sent else data)
+                sent += self._tls.send(view[sent : sent + RECORD_BYTES])
             except ssl.SSLWantWriteError:
                 break
             except ssl.SSLWantReadError:
@@ -173,7 +177,7 @@ class TlsStream(Stream):
         if not self._handshaking:
             with contextlib.suppress(OSError):  # the peer's own close_notify is not waited for
                 self._tls.unwrap()
+            # What is still read is thrown away, and TLS would fail on data after its end: go on without it.
+            tls, self._tls = self._tls, None
+            self.sock = socket.socket(tls.family, tls.type, tls.proto, tls.detach())
         Stream._shut(self)
-
-    def _shutdown(self) -> None:
-        socket.socket.shutdown(self.sock, socket.SHUT_WR)  # SSLSocket's own would forget its TLS state

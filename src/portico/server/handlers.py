@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
 from typing import Any
 
 from portico.codes import Close
@@ -58,7 +57,7 @@ class Coroutines(Endpoint):
         if task is None or task.done():
             return
         grace = self._ending[task] = Grace(task)
-        ws.stream.reactor.wheel.schedule(grace, time.monotonic() + ws.settings.limits.handler_grace_s)
+        ws.stream.reactor.wheel.schedule(grace, ws.stream.reactor.clock() + ws.settings.limits.handler_grace_s)
 
     def _done(self, ws: WebSocket, task: asyncio.Task[Any]) -> None:
         self._inbox(ws).task = None

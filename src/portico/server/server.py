@@ -82,7 +82,7 @@ class Connection:
 
     @property
     def age_s(self) -> float:
-        return max(0.0, time.monotonic() - self._stream.opened)
+        return max(0.0, self._stream.reactor.clock() - self._stream.opened)
 
     @property
     def bytes_in(self) -> int:
@@ -179,6 +179,14 @@ class Server:
             )
         self._addresses = [_pair(listener.address) for listener in self._listeners]
         return self
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Serve a stream socket that is connected already, as if it had come in by the port: one that another process
+        accepted, or one end of ``socket.socketpair()``. The server owns it from here on."""
+        if not self._listeners or self.stopping:
+            sock.close()
+            raise LocalError("adopt() on a server that is not running")
+        self._listeners[0].adopt(sock, sock.getpeername())
 
     async def serve_forever(self) -> None:
         """Wait until `close` is called; cancelling it closes the server."""

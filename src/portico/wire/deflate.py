@@ -86,7 +86,7 @@ class Codec:
             before = None
             if inflater is None:
                 inflater = self._inflater = zlib.decompressobj(-self.read_bits)
-            elif piece is not TAIL:
+            elif len(piece) > 1 and piece is not TAIL:
                 before = inflater.copy()
             try:
                 more = inflater.decompress(piece, room - len(out) + 1)

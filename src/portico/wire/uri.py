@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final
+from typing import Final, NoReturn
 from urllib.parse import quote, unquote
 
 from portico.errors import LocalError
 
 PORTS: Final = {"ws": 80, "wss": 443}
 _PARTS = re.compile(r"(?:([^:/?#]*+):)?(?://([^/?#]*+))?([^?#]*+)(?:\?([^#]*+))?(?:#(.*+))?", re.DOTALL)
-_NOT_ALLOWED = re.compile(r"[\x00-\x20\x7f\\^`{|}\"<>]")
+_NOT_ALLOWED = re.compile(r"[\x00-\x20\x7f\\^`{|}\"<>]|%(?![0-9A-Fa-f]{2})")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+://")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=]++")
-_MAY_STAND: Final = "!#$%&'()*+,/:;=?@[]~-._"
+_MAY_STAND: Final = "!$%&'()*+,/:;=?@[]~-._"
+_TWO_NAMES: Final = frozenset("\u00df\u03c2\u200c\u200d")  # UTS 46's deviations: ß, ς and the two joiners
 
 
 class Uri:
@@ -59,59 +62,101 @@ class Uri:
 
 
 def parse_uri(text: str) -> Uri:
-    """`text` as a `Uri`. Raises LocalError, which says what was expected and what came."""
-    match = _PARTS.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise LocalError(f"URI {text!r}: expected a str")
-    scheme, authority, path, query, fragment = match.groups()
-    if scheme is None or scheme.lower() not in PORTS:
-        raise LocalError(f"URI {text!r}: expected one that begins with ws:// or wss://, got {scheme or 'no scheme'!r}")
-    if not authority:
-        raise LocalError(f"URI {text!r}: expected a host after //")
-    if fragment is not None:
-        raise LocalError(f"URI {text!r}: expected no fragment (#…); write # as %23 (RFC 6455 §3)")
-    wrong = _NOT_ALLOWED.search(path + (query or ""))
-    if wrong is not None:
-        raise LocalError(f"URI {text!r}: {wrong.group()!r} may not stand there; write it percent-encoded")
-    user, at, place = authority.rpartition("@")
-    host, port = _host_and_port(text, place, PORTS[scheme.lower()])
-    target = quote(path or "/", safe=_MAY_STAND) + ("" if query is None else "?" + quote(query, safe=_MAY_STAND))
-    name, _, password = user.partition(":")
-    credentials = (unquote(name), unquote(password)) if at else None
-    return Uri(scheme.lower() == "wss", host, port, target, credentials)
+    """`text` as a `Uri`. Raises LocalError, which says what was expected and what came, and never a password."""
+    if not isinstance(text, str):
+        raise LocalError(f"URI: expected a str, got {type(text).__name__}")
+    return _Reader(text).uri()
 
 
-def _host_and_port(text: str, place: str, default: int) -> tuple[str, int]:
-    if place.startswith("["):
-        address, bracket, rest = place[1:].partition("]")
+class _Reader:
+    """Reads one URI. What it says of a wrong one shows nothing that might be user or password."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._shown = text
+        before, at, after = text.rpartition("@")
+        if at:  # also one that stands behind an unescaped / or ? or # in a password
+            scheme = _SCHEME.match(before)
+            self._shown = (scheme.group() if scheme else "") + "…@" + after
+
+    def uri(self) -> Uri:
+        match = _PARTS.match(self._text)
+        if match is None:
+            self._wrong("expected one that begins with ws:// or wss://")
+        scheme, authority, path, query, fragment = match.groups()
+        if scheme is None or scheme.lower() not in PORTS:
+            came = "no scheme" if scheme is None else self._piece(scheme)
+            self._wrong(f"expected one that begins with ws:// or wss://, got {came}")
+        if not authority:
+            self._wrong("expected a host after //")
+        if fragment is not None:
+            self._wrong("expected no fragment (#…); write # as %23 (RFC 6455 §3)")
+        user, _, place = authority.rpartition("@")
+        host, port = self._host_and_port(place, PORTS[scheme.lower()])
+        self._check(path)
+        self._check(query or "")
+        target = quote(path or "/", safe=_MAY_STAND) + ("" if query is None else "?" + quote(query, safe=_MAY_STAND))
+        return Uri(scheme.lower() == "wss", host, port, target, self._credentials(user) if user else None)
+
+    def _wrong(self, message: str) -> NoReturn:
+        raise LocalError(f"URI {self._shown!r}: {message}") from None
+
+    def _piece(self, piece: str) -> str:
+        """A piece of the URI for an error, where that can't be part of a password."""
+        return repr(piece) if piece in self._shown.partition("…@")[2] or self._shown == self._text else "something else"
+
+    def _check(self, part: str, *, secret: bool = False) -> None:
+        wrong = _NOT_ALLOWED.search(part) or _SURROGATE.search(part)
+        if wrong is not None:
+            came = "what stands before the @" if secret else repr(wrong.group())
+            self._wrong(f"{came} may not stand there; write it percent-encoded (RFC 3986 §2.1)")
+
+    def _credentials(self, user: str) -> tuple[str, str]:
+        self._check(user, secret=True)
+        name, _, password = user.partition(":")
+        name, password = unquote(name), unquote(password)
+        if ":" in name:
+            self._wrong("a user's name can't have a colon in it (RFC 7617 §2)")
+        return name, password
+
+    def _host_and_port(self, place: str, default: int) -> tuple[str, int]:
+        if place.startswith("["):
+            address, bracket, rest = place[1:].partition("]")
+            if not bracket or (rest and not rest.startswith(":")):
+                self._wrong("expected [address] or [address]:port")
+            return self._address(address), self._port(rest[1:], default)
+        name, _, digits = place.partition(":")
+        if ":" in digits:
+            self._wrong("expected one colon at most before the port; an IPv6 address stands in brackets, as in [::1]")
+        return self._host(name), self._port(digits, default)
+
+    def _address(self, address: str) -> str:
+        if "%" in address:
+            self._wrong("a zone (%…) has no place in a URI (RFC 3986 §3.2.2)")
         try:
-            host = str(ipaddress.IPv6Address(address))
+            return str(ipaddress.IPv6Address(address))
         except ValueError:
-            raise LocalError(f"URI {text!r}: expected an IPv6 address in brackets, got {address!r}") from None
-        if not bracket or (rest and not rest.startswith(":")):
-            raise LocalError(f"URI {text!r}: expected [address] or [address]:port")
-        return host, _port(text, rest[1:], default)
-    name, _, digits = place.partition(":")
-    return _host(text, name), _port(text, digits, default)
+            self._wrong(f"expected an IPv6 address in brackets, got {self._piece(address)}")
 
+    def _host(self, name: str) -> str:
+        """`name` in ASCII: an internationalised one in the form that DNS knows (RFC 3490)."""
+        if not name:
+            self._wrong("expected a host, got none")
+        self._check(name)
+        decoded = unquote(name)
+        if not _TWO_NAMES.isdisjoint(decoded):
+            self._wrong(f"the host {self._piece(name)} means one name in IDNA 2003, another in 2008: write it as xn--…")
+        try:
+            host = decoded.encode("idna").decode("ascii").lower()
+        except UnicodeError:
+            host = ""
+        if len(host) > 254 or _HOST.fullmatch(host) is None:
+            self._wrong(f"{self._piece(name)} is no valid host name")
+        return host
 
-def _host(text: str, name: str) -> str:
-    """`name` in ASCII: an internationalised one in the form that DNS knows (RFC 3490)."""
-    decoded = unquote(name)
-    if not decoded:
-        raise LocalError(f"URI {text!r}: expected a host, got none")
-    try:
-        host = decoded.encode("idna").decode("ascii") if not decoded.isascii() else decoded
-    except UnicodeError:
-        raise LocalError(f"URI {text!r}: {decoded!r} is no valid host name") from None
-    if _HOST.fullmatch(host) is None:
-        raise LocalError(f"URI {text!r}: {decoded!r} is no valid host name")
-    return host.lower()
-
-
-def _port(text: str, digits: str, default: int) -> int:
-    if not digits:
-        return default
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 5 or not 0 < int(digits) < 65536:
-        raise LocalError(f"URI {text!r}: expected a port from 1 to 65535, got {digits!r}")
-    return int(digits)
+    def _port(self, digits: str, default: int) -> int:
+        if not digits:
+            return default
+        if not digits.isascii() or not digits.isdigit() or len(digits) > 5 or not 0 < int(digits) < 65536:
+            self._wrong(f"expected a port from 1 to 65535, got {self._piece(digits)}")
+        return int(digits)

@@ -1,0 +1,257 @@
+"""One attempt at one URI: its turn, TCP, perhaps a proxy, perhaps TLS, and the opening handshake."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+import ssl
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from portico.client.opening import Opening
+from portico.client.proxies import basic, connect_head, proxy_error, proxy_for
+from portico.errors import HandshakeError
+from portico.limits import Deflate, Keepalive, Limits
+from portico.net.dialer import Dialled, Turnstiles, dial, place_of
+from portico.net.proxy import ProxyRefused, open_tunnel
+from portico.net.reactor import Reactor
+from portico.net.stream import Stream
+from portico.net.tls import TlsStream
+from portico.websocket import Endpoint, Settings, WebSocket
+from portico.wire.deflate import Codec
+from portico.wire.extensions import make_offer
+from portico.wire.handshake import check_response, client_request, new_key
+from portico.wire.http1 import ResponseHead
+from portico.wire.messages import Messages
+from portico.wire.request import Request
+from portico.wire.uri import Uri
+
+BEHIND_PROXIES: Final = 16  # how many may be CONNECTING through proxies at a time
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Options:
+    """What `connect` was given, checked."""
+
+    subprotocols: tuple[str, ...]
+    headers: Headers
+    origin: str | None
+    ssl: ssl.SSLContext | None
+    proxy: Uri | bool | None
+    deflate: Deflate | None
+    limits: Limits
+    keepalive: Keepalive | None
+    open_timeout_s: float
+    exclusive: bool
+    endpoint: Endpoint | None
+    sock: socket.socket | None
+    uds: str | None
+
+    def request(self, uri: Uri, key: str, headers: Headers) -> bytes:
+        """The request to switch. Raises LocalError where it can't be sent."""
+        if uri.credentials is not None and not any(name.lower() == "authorization" for name, _ in headers):
+            headers = [*headers, ("Authorization", basic(*uri.credentials))]
+        return client_request(
+            uri.authority,
+            uri.target,
+            key,
+            origin=self.origin,
+            subprotocols=self.subprotocols,
+            extensions=make_offer(self.deflate) if self.deflate else None,
+            headers=headers,
+        )
+
+
+class Ender:
+    """Told when a client's stream has ended: the reactor leaves the loop with the last one."""
+
+    address = None
+
+    def ended(self, stream: Stream) -> None:
+        stream.reactor.loop.call_soon(stream.reactor.close_if_idle)
+
+
+ENDER: Final = Ender()
+
+
+class Attempt:
+    """One attempt at one URI. ``answered``: whether it was the server, and not a proxy, that answered."""
+
+    def __init__(self, uri: Uri, headers: Headers, options: Options) -> None:
+        self.answered = False
+        self._uri = uri
+        self._headers = headers
+        self._options = options
+        self._within = f"within {options.open_timeout_s:g} s (open_timeout_s)"
+
+    async def run(self) -> WebSocket:
+        """The open WebSocket; nothing of the attempt is left where this raises."""
+        async with contextlib.AsyncExitStack() as turns:
+            dialled = await self._dial(turns)
+            turns.callback(dialled.over)
+            return await self._handshake(dialled)
+
+    # -- to a connected socket -----------------------------------------------------------------------------------
+
+    async def _dial(self, turns: contextlib.AsyncExitStack) -> Dialled:
+        options = self._options
+        if options.sock is not None:
+            return await self._take(options.sock, turns)
+        if options.uds is not None:
+            return await self._dial_unix(options.uds, turns)
+        proxy = proxy_for(self._uri, options.proxy)
+        if proxy is not None:
+            return await self._dial_proxy(proxy, turns)
+        return await dial(self._uri.host, self._uri.port, timeout_s=options.open_timeout_s, exclusive=options.exclusive)
+
+    async def _turn(self, turns: contextlib.AsyncExitStack, place: Hashable) -> float:
+        """Wait for the turn at `place`; returns the deadline of what comes now."""
+        if self._options.exclusive:
+            await turns.enter_async_context(Turnstiles.running().at(place))
+        return asyncio.get_running_loop().time() + self._options.open_timeout_s
+
+    async def _take(self, sock: socket.socket, turns: contextlib.AsyncExitStack) -> Dialled:
+        try:
+            sock.setblocking(False)
+            address = sock.getpeername()
+            deadline = await self._turn(turns, place_of(address))
+        except BaseException:
+            sock.close()
+            raise
+        return Dialled(sock, address, deadline)
+
+    async def _dial_unix(self, path: str, turns: contextlib.AsyncExitStack) -> Dialled:
+        deadline = await self._turn(turns, path)
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.setblocking(False)
+            async with asyncio.timeout_at(deadline):
+                await asyncio.get_running_loop().sock_connect(sock, path)
+            sock.getpeername()  # a full backlog (EAGAIN) looks like success to some loops
+        except OSError as error:
+            sock.close()
+            if error.errno:
+                raise OSError(error.errno, os.strerror(error.errno), path) from None
+            raise TimeoutError(f"no connection to {path} {self._within}") from None
+        except BaseException:
+            sock.close()
+            raise
+        return Dialled(sock, path, deadline)
+
+    async def _dial_proxy(self, proxy: Uri, turns: contextlib.AsyncExitStack) -> Dialled:
+        options = self._options
+        # The server's addresses are the proxy's affair: its name has to do, with a cap on all (RFC 6455 §4.1).
+        await self._turn(turns, ("behind a proxy", self._uri.host, self._uri.port))
+        if options.exclusive:
+            await turns.enter_async_context(Turnstiles.running().behind_proxies(BEHIND_PROXIES))
+        try:
+            dialled = await dial(proxy.host, proxy.port, timeout_s=options.open_timeout_s, exclusive=False)
+        except OSError as error:
+            raise _of_the_proxy(error) from error
+        try:
+            async with asyncio.timeout_at(dialled.deadline):
+                await open_tunnel(dialled.sock, connect_head(self._uri, proxy))
+        except ProxyRefused as refused:
+            dialled.sock.close()
+            raise proxy_error(refused, proxy) from refused
+        except TimeoutError:
+            dialled.sock.close()
+            raise TimeoutError(f"the proxy {proxy.authority} did not answer CONNECT {self._within}") from None
+        except BaseException:
+            dialled.sock.close()
+            raise
+        return dialled
+
+    # -- from there to a WebSocket -------------------------------------------------------------------------------
+
+    async def _handshake(self, dialled: Dialled) -> WebSocket:
+        options = self._options
+        key = new_key()
+        try:
+            request = options.request(self._uri, key, self._headers)
+            opening = Opening(request, options.limits)
+            stream = self._stream(dialled, opening)
+        except BaseException:
+            dialled.sock.close()
+            raise
+        try:
+            opening.stream = stream
+            if isinstance(stream, TlsStream):
+                stream.begin()
+            else:
+                opening.connected()
+            head, rest = await self._answer(opening, stream, dialled.deadline)
+            self.answered = True
+            try:
+                subprotocol, agreed = check_response(head, key, options.subprotocols, options.deflate)
+            except HandshakeError as error:
+                error.body = b"" if head.status == 101 else rest
+                raise
+            if stream.gone:
+                raise HandshakeError("the connection was lost as soon as the server had switched")
+            codec = Codec(agreed, options.deflate, client=True) if agreed and options.deflate else None
+            place = Request(request, _pair(stream.local), _pair(dialled.address), "wss" if self._uri.secure else "ws")
+            ws = WebSocket(
+                stream,
+                Messages(options.limits, codec, client=True),
+                Settings(options.limits, options.keepalive),
+                options.endpoint or Endpoint(),
+                place,
+                subprotocol=subprotocol,
+                pull=options.endpoint is None,
+            )
+            stream.resume()
+            ws.begin(rest)
+            return ws
+        except BaseException:
+            stream.abort()
+            raise
+
+    def _stream(self, dialled: Dialled, opening: Opening) -> Stream:
+        reactor = Reactor.running()
+        high_water = self._options.limits.high_water_bytes
+        try:
+            if not self._uri.secure:
+                return Stream(reactor, dialled.sock, opening, dialled.address, high_water, ENDER)
+            context = self._options.ssl or _verifying()
+            name = self._uri.host.removesuffix(".")  # RFC 6066 §3: without the dot of the root
+            return TlsStream.dialled(reactor, dialled.sock, context, name, opening, dialled.address, high_water, ENDER)
+        except BaseException:
+            reactor.close_if_idle()
+            raise
+
+    async def _answer(self, opening: Opening, stream: Stream, deadline: float) -> tuple[ResponseHead, bytes]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await opening.answer
+        except TimeoutError:
+            cut = opening.so_far()
+            if cut is not None:  # a refusal whose body takes too long
+                return cut
+            if isinstance(stream, TlsStream) and stream.handshaking:
+                raise TimeoutError(f"{self._uri}: the TLS handshake was not complete {self._within}") from None
+            raise TimeoutError(f"{self._uri} did not answer the opening handshake {self._within}") from None
+
+
+def _of_the_proxy(error: OSError) -> OSError:
+    """The same error, saying whose it is."""
+    text = f"the proxy: {error.strerror or error}"
+    return type(error)(error.errno, text) if error.errno else type(error)(text)
+
+
+def _pair(address: Any) -> Any:
+    return tuple(address[:2]) if isinstance(address, tuple) else None
+
+
+@functools.cache
+def _verifying() -> ssl.SSLContext:
+    """One context for all; making one reads the system's certificates, which takes a while."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
