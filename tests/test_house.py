@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "portico": PUBLIC,
     "demo": PUBLIC | {"portico", "cli"},
     "cli": PUBLIC | {"portico", "demo"},
+    "__main__": {"cli"},
 }
 NO_IO = {"asyncio", "datetime", "logging", "select", "selectors", "signal", "socket", "ssl", "threading", "time"}
 

@@ -11,8 +11,9 @@ from typing import Literal
 
 from portico.errors import LocalError
 from portico.websocket import WebSocket
-from portico.wire.deflate import deflate
-from portico.wire.frames import encode_frame
+from portico.wire.deflate import Codec, deflate
+from portico.wire.frames import encode_frame, encode_masked_frame
+from portico.wire.masking import fresh_key
 
 Policy = Literal["close", "drop_oldest", "drop_newest", "latest"]
 
@@ -25,9 +26,15 @@ POLICIES = {"close": CLOSE, "drop_oldest": DROP_OLDEST, "drop_newest": DROP_NEWE
 
 
 class Broadcast(bytes):
-    """A room's frame in an outbox: unlike others, it may be dropped. ``room`` is where it comes from."""
+    """A room's frame in an outbox: unlike others, it may be dropped."""
 
-    room: Room | None
+    __slots__ = ()
+
+
+class Masked(Broadcast):
+    """The same for one connection where we are the client: every frame is masked with its own key (RFC 6455 §5.3)."""
+
+    room: Room
 
 
 class Room:
@@ -42,13 +49,14 @@ class Room:
       got yet: it sees the newest value and never a queue of old ones.
     """
 
-    __slots__ = ("__weakref__", "_members", "_policy", "dropped")
+    __slots__ = ("__weakref__", "_last", "_members", "_policy", "dropped")
 
     def __init__(self, on_slow: Policy = "close") -> None:
         if on_slow not in POLICIES:
             raise LocalError(f"Room(on_slow={on_slow!r}): expected one of {', '.join(map(repr, POLICIES))}")
         self._policy: int = POLICIES[on_slow]
         self._members: set[WebSocket] = set()
+        self._last: tuple[bytes, ...] = ()  # of "latest": the frames of the last message
         self.dropped = 0  # messages that members did not get
 
     def add(self, ws: WebSocket) -> None:
@@ -84,7 +92,7 @@ class Room:
         policy = self._policy
         frame = encode_frame(0x80 | opcode, payload)
         if policy in (DROP_OLDEST, LATEST):
-            frame = self._droppable(frame)
+            frame = Broadcast(frame)
         size = len(frame)
         packed: dict[object, bytes] | None = None
         slow: list[WebSocket] | None = None
@@ -112,14 +120,11 @@ class Room:
             taken += 1
         if slow is not None:
             for ws in slow:
-                if self._send_slow(ws, message, frame):
+                if self._send_slow(ws, opcode, payload, frame):
                     taken += 1
+        if policy == LATEST:
+            self._last = (frame, *packed.values()) if packed is not None else (frame,)
         return taken
-
-    def _droppable(self, frame: bytes) -> bytes:
-        entry = Broadcast(frame)
-        entry.room = self
-        return entry
 
     def _packed(self, codec: object, opcode: int, payload: bytes, frame: bytes, made: dict[object, bytes]) -> bytes:
         """The frame compressed as `codec` would, made once for all that have the same parameters."""
@@ -132,21 +137,22 @@ class Room:
             if len(data) < len(payload):
                 entry = encode_frame(0xC0 | opcode, data)
                 if type(frame) is Broadcast:
-                    entry = self._droppable(entry)
+                    entry = Broadcast(entry)
             made[key] = entry
         return entry
 
-    def _send_slow(self, ws: WebSocket, message: str | bytes | bytearray | memoryview, frame: bytes) -> bool:
+    def _send_slow(self, ws: WebSocket, opcode: int, payload: bytes, frame: bytes) -> bool:
         """Send to a member that needs more than a place in its outbox; returns whether it takes the message."""
         stream = ws.stream
         policy = self._policy
         if ws.client:
-            return ws.write(message).value in ("done", "queued")
-        if policy == LATEST and stream.replace(frame, self._is_ours):
+            frame = self._masked(ws.wire.codec, opcode, payload)
+        missing = stream.buffered + len(frame) - ws.settings.max_outbox
+        full = missing > 0 and stream.buffered > stream.high_water
+        if policy == LATEST and (full or stream.blocked) and stream.replace(frame, self._is_ours):
             self.dropped += 1
             return True
-        missing = stream.buffered + len(frame) - ws.settings.max_outbox
-        if missing <= 0 or stream.buffered <= stream.high_water:
+        if not full:
             stream.write(frame)
             return True
         if policy == DROP_OLDEST:
@@ -160,8 +166,23 @@ class Room:
             ws.too_slow()
         return False
 
+    def _masked(self, codec: Codec | None, opcode: int, payload: bytes) -> bytes:
+        first = 0x80 | opcode
+        if codec is not None and not codec.keep_writing:
+            packed = codec.compress(payload)
+            if packed is not None:
+                first, payload = 0xC0 | opcode, packed
+        frame = encode_masked_frame(first, payload, fresh_key())
+        if self._policy not in (DROP_OLDEST, LATEST):
+            return frame
+        entry = Masked(frame)
+        entry.room = self
+        return entry
+
     def _is_ours(self, entry: bytes) -> bool:
-        return type(entry) is Broadcast and entry.room is self
+        if type(entry) is Masked:
+            return entry.room is self
+        return any(entry is last for last in self._last)
 
 
 def _payload(message: object) -> tuple[int, bytes]:

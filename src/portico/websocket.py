@@ -361,6 +361,19 @@ class WebSocket(Protocol):
         if tail and self.stream.open:
             self.received(bytearray(tail), len(tail))
 
+    def begin_later(self, tail: bytes) -> None:
+        """`begin` for a paused stream whose user gets this object first: `tail`, and what comes after it, is read when
+        the user has had the chance to wait for it."""
+        self.begin()
+        self.stream.reactor.soon(lambda: self._go_on(tail))
+
+    def _go_on(self, tail: bytes) -> None:
+        stream = self.stream
+        if tail and stream.open:
+            self.received(bytearray(tail), len(tail))
+        if stream.open and (self.inbox is None or self.inbox.cost <= self.settings.max_unread):
+            stream.resume()
+
     # -- facts ---------------------------------------------------------------------------------------------------
 
     @property
@@ -653,7 +666,8 @@ class WebSocket(Protocol):
     def close(self, code: int = 1000, reason: str = "") -> Ending:
         """Begin the closing handshake (RFC 6455 §7.1.2) at once; await the result to wait until the connection is over.
 
-        `code`: 1000-1003, 1007-1014 or 3000-4999; `reason`: at most 123 bytes of UTF-8. Raises LocalError for others.
+        `code`: 1000-1003, 1007-1014 or 3000-4999, or 1005 for a frame without one; `reason`: at most 123 bytes of
+        UTF-8. Raises LocalError for others.
         A peer that does not answer is dropped after ``Limits.close_timeout_s``. Messages that come before its answer
         can still be received, up to ``Limits.max_unread_bytes``. Closing twice is harmless.
         """

@@ -1,21 +1,18 @@
-"""For every test of the client: nothing may be left when it is over, and nothing may be logged as an error."""
+"""For every test of the client: nothing may be left when it is over, and no proxy comes from the environment."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.client.fakes import Certificates
-from tests.support import Logged, descriptors, until
+from tests.client.fakes import Certificates, nothing_left_behind
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY", "ALL_PROXY", "REQUEST_METHOD")
 
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy comes from the environment but one that the test sets."""
+    """No proxy but one that the test sets."""
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -23,20 +20,8 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 async def nothing_left() -> AsyncIterator[None]:
-    """No task, no descriptor (the reactor's own among them), no logged error outlives a test."""
-    logged = Logged()
-    loggers = [logging.getLogger(name) for name in ("portico", "asyncio")]
-    for logger in loggers:
-        logger.addHandler(logged)
-    before = descriptors()
-    tasks = asyncio.all_tasks()
-    yield
-    here = asyncio.current_task()
-    await until(lambda: asyncio.all_tasks() - tasks <= {here})
-    await until(lambda: descriptors().items() <= before.items())
-    for logger in loggers:
-        logger.removeHandler(logged)
-    assert not logged.records, [record.getMessage() for record in logged.records]
+    async with nothing_left_behind():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
-"""What the client's tests talk to: servers that do exactly what a test says, and certificates of an authority of ours."""
+"""What the client's tests talk to: servers that do exactly what a test says, and certificates."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import pathlib
 import socket
 import ssl
@@ -11,10 +12,32 @@ import struct
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from tests.support import Logged, descriptors, until
+
 from portico.wire.handshake import accept_key
 
 GUARD_S = 10.0
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close() sends RST
+
+
+@contextlib.asynccontextmanager
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """No task, no descriptor (the reactor's own among them), no logged warning may outlive what is done here."""
+    logged = Logged()
+    loggers = [logging.getLogger(name) for name in ("portico", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(logged)
+    before = descriptors()
+    tasks = asyncio.all_tasks()
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(logged)
+    here = asyncio.current_task()
+    await until(lambda: asyncio.all_tasks() - tasks <= {here})
+    await until(lambda: descriptors().items() <= before.items())
+    assert not logged.records, [record.getMessage() for record in logged.records]
 
 
 class Visit:
@@ -80,15 +103,9 @@ class Fake:
         self._script = script
         self._visits: set[asyncio.Task[None]] = set()
         self._failures: list[Exception] = []
-        self._server: asyncio.Server | None = None
+        self.port = 0
         self.count = 0
         self.requests: list[bytes] = []
-
-    @property
-    def port(self) -> int:
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -98,11 +115,12 @@ class Fake:
         """A fake on a free port, for at most half a minute; what its script raises fails the test."""
         fake = cls(script)
         async with asyncio.timeout(3 * GUARD_S):
-            fake._server = await asyncio.start_server(fake._visited, host, port, ssl=tls, backlog=1024)
+            server = await asyncio.start_server(fake._visited, host, port, ssl=tls, backlog=1024)
+            fake.port = server.sockets[0].getsockname()[1]
             try:
                 yield fake
             finally:
-                fake._server.close()
+                server.close()
                 for task in fake._visits:
                     task.cancel()
                 if fake._visits:

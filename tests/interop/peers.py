@@ -302,6 +302,7 @@ class BrowserPeer:
 
     async def recv(self) -> Message:
         got: Any = await self._page.evaluate("() => next()")
+        assert "code" not in got, got
         return got["text"] if "text" in got else base64.b64decode(got["base64"])
 
     async def ping(self) -> None:

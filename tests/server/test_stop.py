@@ -280,6 +280,13 @@ PROGRAM = """
         async for message in ws:
             await ws.send(message)
 
+    async def stubborn(ws):
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
     class Told:
         async def __call__(self, scope, receive, send):
             await receive()
@@ -291,6 +298,7 @@ PROGRAM = """
 
     app = portico.App()
     app.websocket("/ws", handler)
+    app.websocket("/stubborn", stubborn)
     app.mount("/", Told())
     portico.run(app, "127.0.0.1", int(sys.argv[1]), limits=portico.Limits(stop_timeout_s=float(sys.argv[2])))
 """
@@ -347,6 +355,15 @@ class TestRun:
                 await running.wait()
             assert time.monotonic() - began < 3
             assert running.returncode == 0
+
+    async def test_a_handler_that_ignores_its_cancellation_does_not_hold_it(self, port: int) -> None:
+        async with process(port, 0.2) as running, await Peer.connect(port) as peer:
+            await peer.open("/stubborn")
+            os.kill(running.pid, signal.SIGTERM)
+            async with asyncio.timeout(GUARD_S):
+                out, errors = await running.communicate()
+            assert (running.returncode, out) == (1, b"stopped\n")
+            assert b"a handler ignores its cancellation" in errors
 
     async def test_a_second_signal_ends_it_at_once(self, port: int) -> None:
         async with process(port, 60) as running, await Peer.connect(port) as peer:

@@ -140,7 +140,8 @@ class Session:
             await self._print()
             async for message in ws:
                 await self._print(message)
-            sending.cancel()
+            async with self._printing:  # not within a print: its thread would go on
+                sending.cancel()
         await ws.close()
         return ws.closed or Close(1006)
 

@@ -206,8 +206,7 @@ class Attempt:
                 subprotocol=subprotocol,
                 pull=options.endpoint is None,
             )
-            stream.resume()
-            ws.begin(rest)
+            ws.begin_later(rest)
             return ws
         except BaseException:
             stream.abort()

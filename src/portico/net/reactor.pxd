@@ -37,6 +37,7 @@ cdef class Reactor:
     @cython.locals(source=Source)
     cdef _serve_again(self)
     cdef _fail(self, Source source, error)
-    cpdef _flush_later(self)
+    cpdef soon(self, callback)
+    cpdef _flush_later(self, callback=*)
     @cython.locals(source=Source, dirty=list)
     cdef _flush_dirty(self)

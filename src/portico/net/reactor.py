@@ -278,13 +278,21 @@ class Reactor:
         except Exception as another:
             self.loop.call_exception_handler({"message": "ending a failed source failed", "exception": another})
 
-    def _flush_later(self) -> None:
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Run `callback` in a turn of its own, next time round the loop."""
+        self.loop.call_soon(self._flush_later, callback)
+
+    def _flush_later(self, callback: Callable[[], object] | None = None) -> None:
         self._flush_scheduled = False
-        if self.in_turn:
-            return  # a turn that runs a nested loop flushes by itself
+        if self.in_turn:  # a turn that runs a nested loop flushes by itself
+            if callback is not None:
+                callback()
+            return
         self.turn_time = self.clock()
         self.in_turn = True
         try:
+            if callback is not None:
+                callback()
             self._flush_dirty()
         finally:
             self.in_turn = False

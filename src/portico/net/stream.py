@@ -23,6 +23,8 @@ MAX_WRITE_BYTES: Final = 256 * 1024
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 FINISH_BYTES: Final = 4096  # less than this in a stretch of the time to finish is no progress
+SMALL_ENTRY: Final = 512  # the object around it weighs more than many a message: these are put together
+ENTRY_BYTES: Final = 16384
 LAST_READS: Final = 16  # of a stream that can't be written any more
 
 
@@ -114,7 +116,7 @@ class Stream(Source):
         self.bytes_out = 0
         self.last_read = self.opened = reactor.now
         self.listener = listener  # its `ended(stream)` is called once, when this stream has ended
-        self._out: list[bytes] | None = None
+        self._out: list[Any] | None = None  # bytes-like; of a blocked socket, the first one is begun
         self._state = OPEN
         self._blocked = False  # the socket takes no more for now; its being writable is waited for
         self._told = False  # the outbox went above high_water and drained() is due
@@ -185,7 +187,7 @@ class Stream(Source):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._end(error)
+            self._end(error.with_traceback(None))  # who keeps the cause keeps no frames
             return
         self._take(buffer, size)
 
@@ -240,6 +242,12 @@ class Stream(Source):
         out = self._out
         if out is None:
             self._out = [data]
+        elif self._blocked and len(data) < SMALL_ENTRY and type(data) is bytes:
+            last = out[-1]
+            if type(last) is bytearray and len(last) < ENTRY_BYTES:
+                last += data
+            else:
+                out.append(bytearray(data))
         else:
             out.append(data)
         self.buffered += len(data)
@@ -304,7 +312,7 @@ class Stream(Source):
                 self._read()
             if self._state == GONE or self.bytes_in == before:
                 break
-        self._end(error)
+        self._end(error.with_traceback(None))
 
     def _cut(self, out: list[Any], sent: int) -> None:
         """Take the `sent` bytes that were written off the front of the outbox; the entries after them stay whole."""
@@ -328,7 +336,7 @@ class Stream(Source):
         found = []
         freed = 0
         for index, entry in enumerate(self._out or ()):
-            if type(entry) is kind and (index or not self._blocked):
+            if isinstance(entry, kind) and (index or not self._blocked):
                 found.append(index)
                 freed += len(entry)
                 if freed >= needed:
@@ -412,7 +420,7 @@ class Stream(Source):
         try:
             self._shutdown()
         except OSError as error:
-            self._end(error)
+            self._end(error.with_traceback(None))
             return
         self._set_interest(READ)
         self.reactor.wheel.schedule(self, self.reactor.now + LINGER_S)

@@ -98,7 +98,7 @@ class TlsStream(Stream):
         except ssl.SSLWantWriteError:
             self._set_interest(WRITE)
         except OSError as error:
-            self._end(error)
+            self._end(error.with_traceback(None))
         else:
             self._handshaking = False
             self._set_interest(READ)
@@ -124,7 +124,7 @@ class TlsStream(Stream):
             except ssl.SSLZeroReturnError:
                 size = 0
             except OSError as error:
-                self._end(error)
+                self._end(error.with_traceback(None))
                 return
             self._take(buffer, size)
             if size < RECORD_BYTES or self.gone or not self._interest & READ:

@@ -110,7 +110,7 @@ class AsgiWebSocket(Endpoint):
             status, headers, pieces = self._denial
             pieces.append(message.get("body", b""))
             if not message.get("more_body", False):
-                self._refuse(status, b"".join(pieces).decode("utf-8", "replace"), headers)
+                self._refuse(status, b"".join(pieces), headers)
         else:
             raise LocalError(f"{kind} before the connection is accepted: expected websocket.accept or websocket.close")
 
@@ -142,7 +142,7 @@ class AsgiWebSocket(Endpoint):
             self._nobody.set()
             raise ConnectionResetError("the client has left, or the server stops")
 
-    def _refuse(self, status: int, body: str, headers: Any = ()) -> None:
+    def _refuse(self, status: int, body: str | bytes, headers: Any = ()) -> None:
         self._refused = True
         self._nobody.set()
         self._switch.refuse(status, body, [(bytes(name), bytes(value)) for name, value in headers])

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import ssl as ssl_module
+import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -136,6 +137,7 @@ class Server:
         self._crowd: set[Stream] = set()  # connections over a cap, kept long enough to be told so
         self._endpoints: dict[Route, Coroutines] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._stuck: set[asyncio.Future[Any]] = set()
         self._lifespans: list[Lifespan] = []
         self._states: dict[AsgiApp, dict[str, Any]] = {}
         self._empty: asyncio.Event | None = None
@@ -237,8 +239,8 @@ class Server:
         await asyncio.wait(tasks, timeout=1.0)
         for task in tasks:
             task.cancel()
-        _, stuck = await asyncio.wait(tasks, timeout=1.0)
-        for task in stuck:
+        _, self._stuck = await asyncio.wait(tasks, timeout=1.0)
+        for task in self._stuck:
             self.logger.warning("a handler ignores its cancellation: %r", task)
 
     def _stop(self, stream: Stream) -> None:
@@ -289,6 +291,11 @@ class Server:
     def connections(self) -> list[Connection]:
         """Every connection on the port at this moment."""
         return [Connection(stream) for stream in self._streams()]
+
+    @property
+    def stuck(self) -> int:
+        """How many handlers were still running after `close` had cancelled them."""
+        return sum(not task.done() for task in self._stuck)
 
     @property
     def connection_count(self) -> int:
@@ -429,7 +436,7 @@ def serve(
     - `ssl`: a server-side ``ssl.SSLContext``. `uds`: a path for a Unix socket; `sock`: a bound socket: either in place
       of `host` and `port`.
     - `origins`: None lets only pages of the same origin connect; a list of origins (strings or compiled patterns),
-      ``"*"`` for any. Clients that send no Origin are no browsers, and are let in.
+      ``["*"]`` for any. Clients that send no Origin are no browsers, and are let in.
     - `subprotocols`: those supported, in order of preference.
     - `authenticate`: a function of the `Request`, plain or a coroutine function, run before the 101; it returns the
       user (``ws.user``) or raises `portico.Refuse`.
@@ -481,3 +488,7 @@ async def until_signal(server: Server) -> None:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+    if server.stuck:  # asyncio.run() would wait for them for ever
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)

@@ -153,6 +153,7 @@ class Switch:
         agreed = accept_offer(upgrade.extensions, options.deflate) if upgrade.extensions else None
         answer = agreed[1] if agreed else None
         stream.write(switch_response(upgrade.key, subprotocol, answer, headers))
+        stream.flush()  # whatever becomes of the messages that follow, the answer is out
         codec = Codec(agreed[0], options.deflate, client=False) if agreed and options.deflate else None
         self.request.forget()
         wire = Messages(options.limits, codec)
@@ -164,7 +165,7 @@ class Switch:
         return ws
 
     def refuse(
-        self, status: int, body: str, headers: Any = (), content_type: str = "text/plain; charset=utf-8"
+        self, status: int, body: str | bytes, headers: Any = (), content_type: str = "text/plain; charset=utf-8"
     ) -> None:
         """Answer with `status`, and end the connection."""
         stream = self._connection.stream

@@ -205,7 +205,7 @@ def _application_lines(headers: HeaderLines, own: frozenset[bytes]) -> bytes:
 
 def refusal_response(
     status: int,
-    reason: str,
+    reason: str | bytes,
     headers: HeaderLines = (),
     content_type: str = "text/plain; charset=utf-8",
     date: bytes = b"",
@@ -215,7 +215,7 @@ def refusal_response(
     A Content-Type among `headers` takes the place of `content_type`; `date` is the value of Date, or empty for none.
     Raises LocalError where a header could split the head.
     """
-    body = reason.encode("utf-8")
+    body = reason if isinstance(reason, bytes) else reason.encode("utf-8")
     # RFC 9110 §7.8: who sends Upgrade also names it in Connection.
     lines = [(name, value) for name, value in headers if _lower(name) not in _ANSWER_OWN]
     names = {_lower(name) for name, _ in lines}
