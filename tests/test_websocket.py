@@ -243,12 +243,14 @@ def test_what_a_step_within_the_turn_raises_is_its_task_s_alone(play: Callable[[
 def test_one_reader_at_a_time(play: Callable[[Scene], None]) -> None:
     async def scene(ws: portico.WebSocket, peer: Peer) -> None:
         first = asyncio.create_task(iterate(ws))
-        await turns()
-        for way in WAYS:
-            with pytest.raises((LocalError, ExceptionGroup)):
-                await way(ws)
-        assert not first.done()
         say(peer, "for the first")
+        await until(lambda: ws.stream.bytes_in)
+        await turns()
+        for way in (*WAYS, directly):
+            if way is not in_a_task_group:  # which 3.12 cancels once too often when its task fails eagerly
+                with pytest.raises(LocalError):
+                    await way(ws)
+        assert not first.done()
         peer.send(close_frame(1000))
         assert await first == ["for the first"], "and its loop ends as loops do"
 

@@ -4,7 +4,8 @@ from portico import builds
 
 _pure = builds.refuse_compiled()
 
-from portico.client.connect import connect  # noqa: E402 # what follows may be compiled: the choice comes first
+from portico.accounting import Cost, Counters  # noqa: E402 # what follows may be compiled: the choice comes first
+from portico.client.connect import connect  # noqa: E402
 from portico.codes import Close  # noqa: E402
 from portico.errors import (  # noqa: E402
     BrokerError,
@@ -35,6 +36,8 @@ __all__ = [
     "Close",
     "Connection",
     "ConnectionClosed",
+    "Cost",
+    "Counters",
     "Deflate",
     "Endpoint",
     "HandshakeError",

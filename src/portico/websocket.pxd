@@ -5,7 +5,7 @@ from portico.wire.messages cimport Messages
 
 @cython.final
 cdef class Settings:
-    cdef readonly object limits
+    cdef readonly object limits, counters
     cdef readonly Py_ssize_t max_outbox, max_unread
     cdef readonly double assembly_timeout, close_timeout, ping_interval, ping_timeout
 

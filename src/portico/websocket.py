@@ -17,8 +17,9 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
+from portico.accounting import Cost, Counters
 from portico.codes import Close
-from portico.errors import ConnectionClosed, LocalError, ProtocolError
+from portico.errors import ConnectionClosed, LimitExceeded, LocalError
 from portico.limits import Keepalive, Limits
 from portico.net.stream import Protocol, Stream
 from portico.net.timers import NEVER
@@ -74,6 +75,7 @@ class Settings:
     __slots__ = (
         "assembly_timeout",
         "close_timeout",
+        "counters",
         "limits",
         "max_outbox",
         "max_unread",
@@ -81,8 +83,9 @@ class Settings:
         "ping_timeout",
     )
 
-    def __init__(self, limits: Limits, keepalive: Keepalive | None) -> None:
+    def __init__(self, limits: Limits, keepalive: Keepalive | None, counters: Counters | None = None) -> None:
         self.limits = limits
+        self.counters = counters or Counters()
         self.max_outbox = limits.max_outbox_bytes
         self.max_unread = limits.max_unread_bytes
         self.assembly_timeout = limits.assembly_timeout_s
@@ -391,6 +394,16 @@ class WebSocket(Protocol):
         """Whether this is the client's end."""
         return self.wire.client
 
+    @property
+    def cost(self) -> Cost:
+        """What this connection holds in memory for its peer at this moment."""
+        return Cost(
+            unread=0 if self.inbox is None else self.inbox.cost,
+            assembly=self.wire.held(),
+            inflating=0 if self.wire.codec is None else self.wire.codec.held,
+            outbox=self.stream.buffered,
+        )
+
     def __repr__(self) -> str:
         what = "open" if self.closed is None else f"closed {self.closed}"
         return f"<WebSocket {self.id} {what}>"
@@ -459,7 +472,9 @@ class WebSocket(Protocol):
     def too_slow(self) -> None:
         """The outbox is full: drop what is in it and close with 1008."""
         self.stream.drop_unsent()
-        self._close_now(1008, f"peer too slow: over {self.settings.max_outbox} bytes unsent", linger=True)
+        reason = f"peer too slow: over {self.settings.max_outbox} bytes unsent"
+        cause = LimitExceeded(reason, limit="max_outbox_bytes", close_code=1008)
+        self._close_now(1008, reason, linger=True, cause=cause)
 
     async def ping(self) -> float:
         """Send a ping and wait for its pong; returns the round trip in seconds. Raises ConnectionClosed."""
@@ -553,8 +568,7 @@ class WebSocket(Protocol):
                 self._closing(event)
         elif isinstance(event, Failed):
             self._let_answer()
-            cause = ProtocolError(event.reason, close_code=event.code)
-            self._close_now(event.code, event.reason, linger=True, cause=cause)
+            self._close_now(event.code, event.reason, linger=True, cause=event.cause)
 
     def _let_answer(self) -> None:
         """Before the end that was read with them is acted on, let the handler take the messages that came before it."""
@@ -594,6 +608,7 @@ class WebSocket(Protocol):
         if self.stream.paused:
             return
         self.stream.pause()
+        self.settings.counters.exceeded["max_unread_bytes"] += 1
         self.stream.reactor.wheel.schedule(self.stream, min(self.stream.due, self.stream.reactor.clock() + PEEK_S))
 
     def _taken(self, cost: int) -> None:
@@ -614,12 +629,15 @@ class WebSocket(Protocol):
         stream = self.stream
         if not self.sending:
             if self._due <= now:
+                self.settings.counters.exceeded["close_timeout_s"] += 1
                 stream.abort(TimeoutError("no answer to our close frame"))
                 return
         else:
             if self._due <= now:
                 seconds = self.settings.assembly_timeout
-                self._close_now(1008, f"message not complete within {seconds:g} s", linger=True)
+                reason = f"message not complete within {seconds:g} s"
+                cause = LimitExceeded(reason, limit="assembly_timeout_s", close_code=1008)
+                self._close_now(1008, reason, linger=True, cause=cause)
                 return
             if stream.paused and self.inbox is not None:
                 if self.inbox.cost < self.settings.max_unread + LOOKAHEAD_BYTES:
@@ -641,6 +659,7 @@ class WebSocket(Protocol):
                 self._ping_sent = now - timeout + LAG_S / 2  # it was we who were late: read first, then judge
             elif now >= self._ping_sent + timeout:
                 reason = f"no byte for {timeout:g} s after a ping"
+                self.settings.counters.exceeded["ping_timeout_s"] += 1
                 self._close_now(1011, reason, cause=TimeoutError(reason), drop=True)
                 return
         if self._next_ping <= now:
@@ -693,6 +712,8 @@ class WebSocket(Protocol):
                 self.stream.write(self.wire.close(code, reason))
             elif cause is not None:
                 self._our_close.cause = cause
+            if isinstance(cause, LimitExceeded):
+                self.settings.counters.exceeded[cause.limit] += 1
             self._settle(self._our_close)
         self.stream.close(linger=linger, timeout_s=1.0 if drop else self.settings.close_timeout)
         if self.inbox is not None:
@@ -756,6 +777,7 @@ class WebSocket(Protocol):
         endpoint = self.endpoint
         self._told = True
         close = self._why()
+        self.settings.counters.closed[close.code] += 1
         try:
             endpoint.on_close(self, close)
         except (Exception, asyncio.CancelledError):

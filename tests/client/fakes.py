@@ -75,6 +75,11 @@ class Visit:
         await self.head()
         self.send(switching(self.field("sec-websocket-key") or "") + tail)
 
+    async def closed(self) -> None:
+        """Accept the next request, close with 1000 at once, and wait for the answer to that (RFC 6455 §7.1.2)."""
+        await self.switch(b"\x88\x02\x03\xe8")
+        await self.reader.readexactly(8)
+
     async def gone(self) -> None:
         """Wait until the client has ended the connection."""
         with contextlib.suppress(ConnectionError):
@@ -110,13 +115,22 @@ class Fake:
     @classmethod
     @contextlib.asynccontextmanager
     async def running(
-        cls, script: Script, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+        cls,
+        script: Script,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        uds: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> AsyncIterator[Fake]:
-        """A fake on a free port, for at most half a minute; what its script raises fails the test."""
+        """A fake on a free port or a Unix socket, for at most half a minute; what its script raises fails the test."""
         fake = cls(script)
         async with asyncio.timeout(3 * GUARD_S):
-            server = await asyncio.start_server(fake._visited, host, port, ssl=tls, backlog=1024)
-            fake.port = server.sockets[0].getsockname()[1]
+            if uds is not None:
+                server = await asyncio.start_unix_server(fake._visited, uds)
+            else:
+                server = await asyncio.start_server(fake._visited, host, port, ssl=tls, backlog=1024)
+                fake.port = server.sockets[0].getsockname()[1]
             try:
                 yield fake
             finally:
@@ -182,6 +196,9 @@ private_key = {directory}/authority.key
 commonName = supplied
 [leaf]
 basicConstraints = CA:FALSE
+keyUsage = digitalSignature
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
 """
 
 
@@ -201,7 +218,9 @@ class Certificates:
     def _key(self, name: str, host: str) -> list[str]:
         kind = "IP" if host[0].isdigit() else "DNS"
         subject = ["-subj", f"/CN={host}"]
-        if " " not in host:
+        if name == "authority":
+            subject += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # what VERIFY_X509_STRICT wants
+        else:
             subject += ["-addext", f"subjectAltName={kind}:{host}"]
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         return [*key, *subject, "-keyout", str(self._directory / f"{name}.key")]

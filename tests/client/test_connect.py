@@ -31,12 +31,6 @@ def url(server: portico.Server) -> str:
     return f"ws://127.0.0.1:{server.port}/"
 
 
-async def closing(visit: Visit) -> None:
-    """Accept, and close with 1000."""
-    await visit.switch(b"\x88\x02\x03\xe8")
-    await visit.reader.readexactly(8)  # the answer: a close frame, masked
-
-
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +85,7 @@ def test_a_wrong_uri_is_refused_at_once() -> None:
 
 
 async def test_the_request() -> None:  # RFC 6455 §4.1, the requirements of the request
-    async with Fake.running(closing) as fake:
+    async with Fake.running(Visit.closed) as fake:
         ws = await portico.connect(
             f"ws://me%40x:p%3Aw@localhost:{fake.port}/a%20b?c=d",
             headers={"Cookie": "a=1", "User-Agent": "test"},
@@ -115,14 +109,14 @@ async def test_the_request() -> None:  # RFC 6455 §4.1, the requirements of the
 
 
 async def test_a_header_of_the_callers_goes_before_the_uris_credentials() -> None:
-    async with Fake.running(closing) as fake:
+    async with Fake.running(Visit.closed) as fake:
         await (await portico.connect(f"ws://u:p@127.0.0.1:{fake.port}", headers={"authorization": "Bearer x"})).close()
     assert fake.requests[0].lower().count(b"authorization") == 1
     assert b"Bearer x" in fake.requests[0]
 
 
 async def test_each_connection_has_a_fresh_key() -> None:  # RFC 6455 §4.1, item 7
-    async with Fake.running(closing) as fake:
+    async with Fake.running(Visit.closed) as fake:
         connection = portico.connect(f"ws://127.0.0.1:{fake.port}")
         for _ in range(3):
             await (await connection).close()
@@ -391,7 +385,7 @@ async def test_cancelling_leaves_nothing(stage: str, scheme: str, monkeypatch: p
             await task
         for sock in silent:
             sock.close()
-    async with Fake.running(closing, port=port):
+    async with Fake.running(Visit.closed, port=port):
         await (await portico.connect(f"ws://127.0.0.1:{port}/", open_timeout_s=2)).close()
 
 

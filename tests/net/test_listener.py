@@ -216,8 +216,26 @@ async def test_tls_has_a_deadline_for_its_handshake(
         assert await reader.readexactly(5) == b"hello"
         writer.close()
         await writer.wait_closed()
-    End(port.connect()).reset()
     await until(lambda: len(port.gone) == len(port.streams))
+    port.listener.close()
+
+
+async def test_tls_peers_that_gave_up_before_they_were_accepted_leak_nothing(
+    reactor: Reactor, logged: Logged, server_tls: ssl.SSLContext
+) -> None:
+    [sock] = await bind("127.0.0.1", 0)
+    port = Port(reactor, sock, ssl_context=server_tls)
+    before = descriptors()
+    for number in range(20):
+        client = port.connect()
+        if number % 2:
+            client.send(b"x")
+        End(client).reset()
+    with port.connect() as last:
+        await until(lambda: port.streams and port.streams[-1].peer == last.getsockname())
+        await until(lambda: len(port.gone) == len(port.streams) - 1)
+        port.streams[-1].abort()
+    assert descriptors() == before
     port.listener.close()
 
 

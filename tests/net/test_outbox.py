@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import sys
 import time
 
 import pytest
@@ -174,12 +176,29 @@ async def test_replacing_takes_the_last_that_fits_and_its_place(reactor: Reactor
     async with Wire(reactor, buffer=SMALL, high_water=1000) as wire:
         begun = wire.block()
         for entry in (b"x1", b"y1", b"x2", b"y2"):
-            wire.stream.write(entry)
+            wire.stream.write(Droppable(entry))
         before = wire.stream.buffered
         assert wire.stream.replace(b"newer x", lambda entry: entry[:1] == b"x")
         assert not wire.stream.replace(b"z", lambda entry: entry[:1] == b"z")
         assert wire.stream.buffered == before + 5
         expected = begun + b"x1y1newer xy2"
+        assert await wire.end.read(len(expected)) == expected
+
+
+async def test_small_entries_for_a_slow_peer_weigh_what_they_are(reactor: Reactor) -> None:
+    """A limit in bytes would be no limit on memory, were each of them kept with an object around it."""
+    async with Wire(reactor, buffer=SMALL) as wire:
+        begun = wire.block()
+        count = 20_000
+        for number in range(count):
+            wire.stream.write(b"%05d" % number)
+            if number % 1000 == 0:
+                wire.stream.write(Droppable(b"+"))
+        [out] = [each for each in gc.get_referents(wire.stream) if isinstance(each, list)]
+        assert sum(sys.getsizeof(entry) for entry in out[1:]) < 2 * 5 * count
+        assert wire.stream.drop_oldest(Droppable, 20) == 20
+        expected = begun + b"".join(b"%05d" % number for number in range(count))
+        assert wire.stream.bytes_out + wire.stream.buffered == len(expected)
         assert await wire.end.read(len(expected)) == expected
 
 

@@ -240,7 +240,7 @@ async def test_what_tls_has_begun_is_offered_again_whatever_is_dropped_behind_it
         numbers = iter(range(10**6))
         for _ in range(30):
             for _ in range(60):
-                secure.stream.write(Droppable(b"<%08d>" % next(numbers) * chance.randint(1, 200)))
+                secure.stream.write(Droppable(b"<%08d>" % next(numbers) * chance.choice((1, 60, 200, 2500))))
             await turns(3)
             assert secure.stream.blocked
             before = secure.stream.buffered
@@ -251,6 +251,19 @@ async def test_what_tls_has_begun_is_offered_again_whatever_is_dropped_behind_it
         received += await secure.read(secure.stream.bytes_out + secure.stream.buffered - len(received))
         whole = [int(entry) for entry in bytes(received)[1:-1].split(b"><")]
         assert whole == sorted(whole), "each entry whole, and in order"
+
+
+async def test_an_entry_of_which_not_a_byte_is_out_may_be_begun_all_the_same(make: Make) -> None:
+    async with make(buffer=SMALL) as secure:
+        await secure.handshake()
+        entry = Droppable(random.Random(1).randbytes(20_000))
+        secure.stream.write(entry)
+        await turns()
+        assert (secure.stream.blocked, secure.stream.bytes_out) == (True, 0)
+        assert secure.stream.drop_oldest(Droppable, 1) == 0
+        assert not secure.stream.replace(b"another", lambda entry: True)
+        secure.stream.write(b"after it")
+        assert await secure.read(20_008) == entry + b"after it"
 
 
 async def test_the_peers_close_notify_is_its_end(make: Make) -> None:

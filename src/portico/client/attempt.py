@@ -221,8 +221,10 @@ class Attempt:
             context = self._options.ssl or _verifying()
             name = self._uri.host.removesuffix(".")  # RFC 6066 §3: without the dot of the root
             return TlsStream.dialled(reactor, dialled.sock, context, name, opening, dialled.address, high_water, ENDER)
-        except BaseException:
+        except BaseException as error:
             reactor.close_if_idle()
+            if isinstance(error, OSError):
+                raise HandshakeError(f"the connection was lost before the opening handshake: {error}") from error
             raise
 
     async def _answer(self, opening: Opening, stream: Stream, deadline: float) -> tuple[ResponseHead, bytes]:

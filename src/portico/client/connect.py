@@ -52,6 +52,7 @@ class Connect:
 
     async def __aiter__(self) -> AsyncIterator[WebSocket]:
         if self._options.sock is not None:
+            self._options.sock.close()
             raise LocalError("async for over connect(sock=…): a socket can be used once; expected async with, or uds=")
         delays = Delays(self._backoff)
         loop = asyncio.get_running_loop()

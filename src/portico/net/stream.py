@@ -193,7 +193,8 @@ class Stream(Source):
 
     def _take(self, buffer: bytearray, size: int) -> None:
         """Hand on what was read; 0 is the peer's end."""
-        self.last_read = self.reactor.now
+        reactor = self.reactor
+        self.last_read = reactor.turn_time if reactor.in_turn else reactor.now
         self.bytes_in += size
         if not size:
             self._eof = True
@@ -328,7 +329,7 @@ class Stream(Source):
     def _wait_writable(self) -> None:
         self._set_interest(self._interest | WRITE)
 
-    def drop_oldest(self, kind: type, needed: int) -> int:
+    def drop_oldest(self, kind: type[bytes], needed: int) -> int:
         """Drop the oldest entries of class `kind` that make `needed` bytes of room, each whole and not begun.
 
         Returns how many; 0, with nothing dropped, where all of them together would not make that room.

@@ -34,7 +34,8 @@ class TlsStream(Stream):
     def accepted(
         cls, reactor: Reactor, sock: socket.socket, context: ssl.SSLContext, peer: Any, high_water: int, listener: Any
     ) -> TlsStream:
-        """The server's end of a connection that was just accepted."""
+        """The server's end of a connection that was just accepted. Raises OSError where it has ended already."""
+        sock.getpeername()  # where this raises, wrap_socket would leave a descriptor open
         wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         try:
             return cls(reactor, wrapped, NOBODY, peer, high_water, listener)
@@ -54,7 +55,11 @@ class TlsStream(Stream):
         high_water: int,
         listener: Any,
     ) -> TlsStream:
-        """The client's end of a connected socket; `host` is verified and sent as SNI. `begin` starts the handshake."""
+        """The client's end of a connected socket; `host` is verified and sent as SNI. `begin` starts the handshake.
+
+        Raises OSError where the connection has ended already.
+        """
+        sock.getpeername()  # where this raises, wrap_socket would leave a descriptor open
         wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
         try:
             return cls(reactor, wrapped, protocol, peer, high_water, listener)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
+from portico.accounting import Counters
 from portico.errors import LocalError
 from portico.limits import Deflate, Keepalive, Limits
 from portico.websocket import Endpoint, Settings, WebSocket
@@ -54,11 +55,11 @@ class Route:
 
     __slots__ = ("handler", "options", "pull", "settings")
 
-    def __init__(self, handler: Handler | Endpoint, options: Options) -> None:
+    def __init__(self, handler: Handler | Endpoint, options: Options, counters: Counters) -> None:
         self.handler = handler
         self.options = options
         self.pull = not isinstance(handler, Endpoint)
-        self.settings = Settings(options.limits, options.keepalive)
+        self.settings = Settings(options.limits, options.keepalive, counters)
 
 
 class App:
@@ -113,13 +114,14 @@ class App:
             raise LocalError(f"mount({path!r}, {app!r}): expected an ASGI application")
         self._mounts[prefix] = app
 
-    def bind(self, options: Options) -> Site:
+    def bind(self, options: Options, counters: Counters) -> Site:
         """This application under one server's options."""
         return Site(
-            {path: _route(pair, options) for path, pair in self._handlers.items()},
-            _route(self._any, options) if self._any else None,
+            {path: _route(pair, options, counters) for path, pair in self._handlers.items()},
+            _route(self._any, options, counters) if self._any else None,
             sorted(self._mounts.items(), key=lambda item: -len(item[0])),
             options,
+            counters,
         )
 
     @staticmethod
@@ -142,13 +144,18 @@ class Site:
     __slots__ = ("_any", "_mounts", "_routes", "options", "settings")
 
     def __init__(
-        self, routes: dict[str, Route], any_path: Route | None, mounts: list[tuple[str, AsgiApp]], options: Options
+        self,
+        routes: dict[str, Route],
+        any_path: Route | None,
+        mounts: list[tuple[str, AsgiApp]],
+        options: Options,
+        counters: Counters,
     ) -> None:
         self._routes = routes
         self._any = any_path
         self._mounts = mounts
         self.options = options
-        self.settings = Settings(options.limits, options.keepalive)
+        self.settings = Settings(options.limits, options.keepalive, counters)
 
     @property
     def mounts(self) -> list[AsgiApp]:
@@ -167,9 +174,9 @@ class Site:
         return None
 
 
-def _route(pair: tuple[Handler | Endpoint, dict[str, Any]], options: Options) -> Route:
+def _route(pair: tuple[Handler | Endpoint, dict[str, Any]], options: Options, counters: Counters) -> Route:
     handler, own = pair
-    return Route(handler, replace(options, **own) if own else options)
+    return Route(handler, replace(options, **own) if own else options, counters)
 
 
 def _is_list(value: object, *kinds: type) -> bool:

@@ -193,6 +193,7 @@ class HttpConnection(Protocol):
 
     def _reject(self, status: int, text: str, headers: Any = (), *, head_only: bool = False) -> None:
         """Answer a request that has no application, and end the connection."""
+        self.server.counters.refused[status] += 1
         date = self.server.date()
         self.stream.write(simple_response(status, text + "\n", headers, head_only=head_only, date=date))
         self.stream.close(linger=True)
@@ -211,6 +212,7 @@ class HttpConnection(Protocol):
             try:
                 check_upgrade(head)
             except HandshakeRefused as refused:
+                self.server.counters.refused[refused.http_status] += 1
                 text = refused.reason + "\n"
                 answer = refusal_response(refused.http_status, text, refused.headers, date=self.server.date())
                 self.stream.write(answer.removesuffix(text.encode()) if head_only else answer)

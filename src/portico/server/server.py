@@ -17,6 +17,7 @@ from email.utils import formatdate
 from types import TracebackType
 from typing import Any
 
+from portico.accounting import Counters
 from portico.errors import LocalError
 from portico.limits import Deflate, Keepalive, Limits
 from portico.net.listener import Listener, bind
@@ -101,7 +102,10 @@ class Connection:
 
 
 class Server:
-    """A running server; what `portico.serve` gives in ``async with``."""
+    """A running server; what `portico.serve` gives in ``async with``.
+
+    ``counters`` (`portico.Counters`) counts endings, limits reached and refusals since the start.
+    """
 
     logger = logging.getLogger("portico.server")
 
@@ -124,7 +128,8 @@ class Server:
             raise LocalError(f"host={host!r}: expected a name, an address or None")
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
             raise LocalError(f"port={port!r}: expected a number from 0 to 65535")
-        self.site = app.bind(options)
+        self.counters = Counters()
+        self.site = app.bind(options, self.counters)
         self.limits = options.limits
         self.stopping = False
         self._place = host, port, uds, sock

@@ -171,6 +171,7 @@ class Switch:
         stream = self._connection.stream
         if not stream.open:
             return
+        self._connection.server.counters.refused[status] += 1
         date = self._connection.server.date()
         try:
             answer = refusal_response(status, body, headers, content_type, date)

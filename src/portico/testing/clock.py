@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from concurrent.futures import Executor
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from portico.errors import LocalError
 
@@ -15,6 +16,7 @@ EXECUTOR_S: Final = 60.0
 SHOWN_TASKS: Final = 10
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Stalled(LocalError):
@@ -57,6 +59,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     Raises `Stalled` out of whatever runs the loop where nothing at all is left to wait for, where a task goes round
     without waiting, where work in an executor takes longer than a minute, and at the limit.
     """
+
+    _closed = True  # until it is made
 
     def __init__(self, *, limit_s: float = 86_400.0, patience_s: float = 0.0) -> None:
         if not limit_s > 0 or not 0 <= patience_s < float("inf"):
@@ -103,7 +107,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             lines.append(f"  and {len(tasks) - SHOWN_TASKS} more")
         return Stalled("\n".join([f"at {self._now - START_S:g} s: {why}", *sorted(lines)]))
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)
         self._outside += 1
         future.add_done_callback(self._came_back)

@@ -40,7 +40,8 @@ class Flow:
         self._rng: random.Random | None = None
         self._paused = False
         self._lossy = False
-        self._ended = False  # the receiver was told the end
+        self._source_ended = False
+        self._sink_ended = False
         self._reading = False
         self._handle: asyncio.Handle | None = None
         self._read_on()
@@ -71,13 +72,15 @@ class Flow:
         self._delay = seconds
 
     def pause(self) -> None:
-        """Hand over nothing until `resume`; bytes are kept, and soon the sender has to wait."""
+        """Take and hand over nothing until `resume`: nothing is lost, and soon the sender has to wait."""
         self._paused = True
+        self._stop_reading()
         self._stop_pumping()
 
     def resume(self) -> None:
         """Go on after `pause`."""
         self._paused = False
+        self._read_on()
         self._pump()
 
     def drop(self) -> None:
@@ -97,7 +100,9 @@ class Flow:
     # -- bytes ---------------------------------------------------------------------------------------------------
 
     def _read_on(self) -> None:
-        if not self._reading and self._source.fileno() >= 0 and not (self._transit and not self._transit[-1][1]):
+        """Read from the sender, where there is a reason to: it has not ended, and what it sends has a place to go."""
+        ended = self._source_ended or self._source.fileno() < 0
+        if not self._reading and not ended and (self._lossy or not self._paused):
             self._reading = True
             self._loop.add_reader(self._source, self._readable)
 
@@ -113,12 +118,14 @@ class Flow:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
+            self._source_ended = True
             self._stop_reading()
             if not self._lossy:
                 self._link.broken()
             return
         self.bytes_in += len(data)
         if not data:
+            self._source_ended = True
             self._stop_reading()
         if self._lossy:
             return
@@ -174,8 +181,8 @@ class Flow:
             self._loop.remove_writer(self._sink)
 
     def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
+        if not self._sink_ended:
+            self._sink_ended = True
             with contextlib.suppress(OSError):  # it has gone already
                 self._sink.shutdown(socket.SHUT_WR)
 
@@ -264,7 +271,7 @@ class Link:
         self.to_client.delay(seconds)
 
     def pause(self) -> None:
-        """Hand over nothing until `resume`; bytes are kept, and soon the senders have to wait."""
+        """Take and hand over nothing until `resume`: nothing is lost, and soon the senders have to wait."""
         self.to_server.pause()
         self.to_client.pause()
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from portico.limits import Deflate
     from portico.wire.extensions import Agreed
 
+INFLATE_STATE_BYTES: Final = 7 * 1024  # zlib's own figure, beside the window
 TAIL: Final = b"\x00\x00\xff\xff"
 MAX_STREAM_ENDS: Final = 16
 
@@ -58,6 +59,13 @@ class Codec:
         self._inflater: zlib._Decompress | None = None
         self._ends = 0
         self.error = ""
+
+    @property
+    def held(self) -> int:
+        """About what zlib's state for reading and writing weighs, in bytes; 0 while no message is under way."""
+        reading = 0 if self._inflater is None else INFLATE_STATE_BYTES + (1 << 15)
+        writing = 0 if self._compressor is None else (1 << (self.write_bits + 2)) + (1 << (self.memory_level + 9))
+        return reading + writing
 
     def compress(self, payload: bytes) -> bytes | None:
         """`payload` compressed, or None where it is better sent as it is."""

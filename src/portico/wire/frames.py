@@ -60,12 +60,14 @@ def encode_masked_frame(first: int, payload: bytes, key: int) -> bytes:
 def close_payload(code: int, reason: str = "") -> bytes:
     """The payload of a close frame (RFC 6455 §5.5.1); 1005 stands for an empty one.
 
-    Raises LocalError for a code that must not be sent (§7.4) or a reason over 123 bytes of UTF-8.
+    Raises LocalError for a code that must not be sent (§7.4) or a reason that is no text or over 123 bytes of UTF-8.
     """
+    if not isinstance(reason, str):
+        raise LocalError(f"close reason of type {type(reason).__name__}: expected str")
     if code == 1005 and not reason:
         return b""
-    if not may_be_sent(code):
-        raise LocalError(f"close code {code}: expected 1000-1003, 1007-1014 or 3000-4999")
+    if not isinstance(code, int) or not may_be_sent(code):
+        raise LocalError(f"close code {code!r}: expected 1000-1003, 1007-1014 or 3000-4999")
     try:
         text = reason.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -25,6 +25,7 @@ cdef class Closing:
 
 @cython.final
 cdef class Failed:
+    cdef readonly object cause
     cdef readonly int code
     cdef readonly str reason
 
@@ -42,6 +43,7 @@ cdef class Messages:
     cdef bytearray _assembly
 
     cpdef bint assembling(self)
+    cpdef Py_ssize_t held(self) except -1
     cpdef list feed(self, data)
     cpdef list feed_eof(self)
     @cython.locals(events=list, at=Py_ssize_t)
@@ -73,7 +75,7 @@ cdef class Messages:
     cpdef bytes encode(self, message)
     cpdef bytes ping(self, bytes payload=*)
     cpdef bytes pong(self, bytes payload=*)
-    cpdef bytes close(self, code=*, str reason=*)
+    cpdef bytes close(self, code=*, reason=*)
     cpdef bytes close_answer(self, code)
     cdef bytes _control_out(self, int first, bytes payload)
     cdef bytes _frame_out(self, int first, bytes payload)

@@ -15,7 +15,7 @@ waits, logs or knows the time. Torn at any byte, the same bytes give the same ev
 
 from __future__ import annotations
 
-from portico.errors import LocalError, ProtocolError
+from portico.errors import LimitExceeded, LocalError, ProtocolError
 from portico.limits import Limits
 from portico.wire.deflate import Codec
 from portico.wire.frames import (
@@ -64,13 +64,17 @@ class Closing:
 
 
 class Failed:
-    """The peer broke a rule or a limit: send `Messages.close` with ``code`` and end TCP (RFC 6455 §7.1.7)."""
+    """The peer broke a rule or a limit: send `Messages.close` with ``code`` and end TCP (RFC 6455 §7.1.7).
 
-    __slots__ = ("code", "reason")
+    ``cause`` is the ProtocolError, a LimitExceeded where it was a limit.
+    """
 
-    def __init__(self, code: int, reason: str) -> None:
-        self.code = code
-        self.reason = reason
+    __slots__ = ("cause", "code", "reason")
+
+    def __init__(self, cause: ProtocolError) -> None:
+        self.cause = cause
+        self.code = cause.close_code
+        self.reason = str(cause)
 
 
 class Messages:
@@ -123,6 +127,11 @@ class Messages:
         """Whether a message has begun and not ended: its assembly deadline runs."""
         return self._opcode != 0 or self._header is not None
 
+    def held(self) -> int:
+        """The bytes held for a message, or a frame's header, whose end has not come."""
+        size = 0 if self._assembly is None else len(self._assembly)
+        return size if self._header is None else size + len(self._header)
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[object]:
         """The events that `data` completes. After a `Closing` or `Failed` nothing more is read."""
         buffer = data if isinstance(data, bytearray) else bytearray(data)
@@ -136,7 +145,7 @@ class Messages:
             return []
         self.state = FAILED
         self._forget()
-        return [Failed(1006, "connection ended without a close frame")]
+        return [Failed(ProtocolError("connection ended without a close frame", close_code=1006))]
 
     def scan(self, data: bytearray, end: int) -> list[object]:
         """`feed` of ``data[:end]`` without a copy; `data` is the caller's again afterwards."""
@@ -245,7 +254,8 @@ class Messages:
         packed = (first & 0x40) != 0
         if not opcode:
             if self._fragments >= self._max_fragments:
-                raise ProtocolError(f"message of more than {self._max_fragments} fragments", close_code=1008)
+                reason = f"message of more than {self._max_fragments} fragments"
+                raise LimitExceeded(reason, limit="max_fragments", close_code=1008)
             packed = self._packed
             if packed:
                 limit -= self._packed_size
@@ -254,7 +264,7 @@ class Messages:
         if packed:  # stored blocks make incompressible data a little longer
             limit += (self._max_message >> 6) + 64
         if length > limit:  # never their sum: 63 bits can't hold it
-            raise ProtocolError(f"message larger than {self._max_message} bytes", close_code=1009)
+            raise LimitExceeded(f"message larger than {self._max_message} bytes", limit="max_message_bytes")
 
     def _begin(self, first: int, length: int, key: int) -> None:
         """Enter a data frame whose payload is taken in pieces."""
@@ -305,7 +315,7 @@ class Messages:
         if self._opcode == 1:
             self._check_text(piece)
         if len(assembly) + len(piece) > self._max_message:
-            raise ProtocolError(f"message larger than {self._max_message} bytes", close_code=1009)
+            raise LimitExceeded(f"message larger than {self._max_message} bytes", limit="max_message_bytes")
         assembly += piece
 
     def _check_inflated(self) -> None:
@@ -348,7 +358,7 @@ class Messages:
     def _fail(self, error: ProtocolError, events: list[object]) -> None:
         self.state = FAILED
         self._forget()
-        events.append(Failed(error.close_code, str(error)))
+        events.append(Failed(error))
 
     def _forget(self) -> None:
         """Let go of what was under assembly: nothing more will be read."""
