@@ -6,7 +6,7 @@ NODE := tests/interop/node
 HOT := $(shell find src -name '*.pxd' -o -name '*.pyx')
 BUILT_FROM := pyproject.toml setup.py $(HOT) $(wildcard $(HOT:.pxd=.py))
 
-.PHONY: run test lint bench autobahn build clean
+.PHONY: run test lint long bench autobahn build clean
 
 run: $(VENV)/portico.stamp
 	$(BIN)/portico demo $(ARGS)
@@ -22,6 +22,10 @@ lint: $(VENV)/portico.stamp $(VENV)/tools.stamp
 bench: $(VENV)/portico.stamp $(VENV)/tools.stamp
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python bench/run.py $(ARGS)
+
+long: $(VENV)/portico.stamp $(VENV)/tools.stamp
+	PORTICO_LONG=1 $(BIN)/python -m pytest tests/client/test_reconnect_simulated.py tests/hostile/test_slow_readers.py $(ARGS)
+	PORTICO_LONG=1 PORTICO_PURE=1 $(BIN)/python -m pytest tests/client/test_reconnect_simulated.py $(ARGS)
 
 autobahn: $(VENV)/portico.stamp
 	$(BIN)/python tests/autobahn/run.py $(ARGS)

@@ -162,6 +162,13 @@ def others() -> set[asyncio.Task[Any]]:
     return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
 
+async def ended(task: asyncio.Task[Any], seconds: float) -> None:
+    """`task` is over so many seconds from now; with the end of its connection, where it raises that."""
+    async with asyncio.timeout(seconds):
+        [error] = await asyncio.gather(task, return_exceptions=True)
+    assert error is None or isinstance(error, portico.ConnectionClosed | asyncio.CancelledError)
+
+
 async def within(seconds: float, condition: Callable[[], object]) -> None:
     """`condition` holds so many simulated seconds from now, at the latest."""
     async with asyncio.timeout(seconds):
@@ -212,7 +219,7 @@ def test_a_client_is_told_once(style: str, ending: Ending) -> None:
                 if style == "idle" and user is not None:
                     user.cancel()  # nobody else ends what a client waits for
                 if user is not None:
-                    await asyncio.wait([user], timeout=AT_ONCE_S)
+                    await ended(user, AT_ONCE_S)
                 await turns()
                 assert others() <= {reader}, "only the peer's task is left"
             await reader
@@ -306,6 +313,8 @@ async def test_a_server_process_is_killed(style: str) -> None:
         await until(lambda: ws.closed is not None)
         if style == "idle" and user is not None:
             user.cancel()
+        if user is not None:
+            await ended(user, GUARD_S)
         await until(lambda: told.ends)
         await turns()
         assert others() == before

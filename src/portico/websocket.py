@@ -647,7 +647,7 @@ class WebSocket(Protocol):
                     self._next_ping = now + self.settings.ping_interval
             if not stream.gone and self.sending:
                 self._keepalive(now)
-        if not stream.gone:
+        if stream.open:
             self._reschedule(now)
 
     def _keepalive(self, now: float) -> None:
