@@ -5,6 +5,7 @@ from portico import builds
 _pure = builds.refuse_compiled()
 
 from portico.accounting import Cost, Counters  # noqa: E402 # what follows may be compiled: the choice comes first
+from portico.client.backoff import Backoff  # noqa: E402
 from portico.client.connect import connect  # noqa: E402
 from portico.codes import Close  # noqa: E402
 from portico.errors import (  # noqa: E402
@@ -32,6 +33,7 @@ compiled: bool = not _pure and not str(_reactor.__file__).endswith(".py")
 
 __all__ = [
     "App",
+    "Backoff",
     "BrokerError",
     "Close",
     "Connection",

@@ -89,10 +89,12 @@ async def test_serve_answers_http_on_its_port(folder: pathlib.Path, name: str) -
 
 @pytest.mark.parametrize(("name", "path"), [("app", "echo"), ("echo", "any/path")])
 async def test_serve_speaks_websocket_on_the_same_port(folder: pathlib.Path, name: str, path: str) -> None:
-    async with serving(folder, "serve", f"shop:{name}", "--port", "0") as (line, _):
-        async with websockets.connect(url(line).replace("http", "ws") + path) as ws:
-            await ws.send("hello")
-            assert await ws.recv() == "hello"
+    async with (
+        serving(folder, "serve", f"shop:{name}", "--port", "0") as (line, _),
+        websockets.connect(url(line).replace("http", "ws") + path) as ws,
+    ):
+        await ws.send("hello")
+        assert await ws.recv() == "hello"
 
 
 async def test_serve_listens_on_a_unix_socket_and_removes_it(folder: pathlib.Path) -> None:

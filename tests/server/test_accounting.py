@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-import portico
 from tests.support import Peer, frame, get, serving, until
+
+import portico
 
 CLOSES = [
     # limits, what the peer sends, close code, the limit's name

@@ -165,7 +165,7 @@ def connect(
     - `sock`: a connected socket, from now on this connection's, closed whatever happens. `uds`: a Unix socket's path.
       The URI says what is asked there; no proxy is used.
     - `deflate`, `limits`, `keepalive`: as for `portico.serve`.
-    - `backoff`: how ``async for`` waits before it comes back, a `portico.client.backoff.Backoff`. It waits at least as
+    - `backoff`: how ``async for`` waits before it comes back, a `portico.Backoff`. It waits at least as
       long as Retry-After asks, comes back after whatever may pass, and raises what does not: a status that says never
       (401, 404, …), an answer that is no WebSocket's, a certificate that is wrong. Leaving the loop closes; the next
       connection is made only when the last one has ended.

@@ -154,7 +154,7 @@ class Switch:
         answer = agreed[1] if agreed else None
         stream.write(switch_response(upgrade.key, subprotocol, answer, headers))
         stream.flush()  # whatever becomes of the messages that follow, the answer is out
-        if not stream.open:
+        if stream.gone:
             return None  # the peer has left
         codec = Codec(agreed[0], options.deflate, client=False) if agreed and options.deflate else None
         self.request.forget()
