@@ -352,6 +352,26 @@ async def test_what_asks_to_act_again_acts_once_in_the_next_turn(reactor: Reacto
         reactor.remove(greedy)
 
 
+async def test_an_interrupted_flush_is_made_up_for(reactor: Reactor) -> None:
+    """Ctrl-C may come anywhere; the server still says its goodbyes."""
+
+    class Interrupted(CountedStream):
+        def _send(self, data: bytes) -> int:
+            if not self.sends:
+                self.sends = 1
+                raise asyncio.CancelledError
+            return super()._send(data)
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    async with Wire(reactor, kind=Interrupted) as one, Wire(reactor) as two:
+        one.stream.write(b"1")
+        two.stream.write(b"2")
+        await turns()
+        assert one.stream.sends == 1  # type: ignore[attr-defined]
+        await one.end.send(b"wake up")  # the next turn
+        assert await two.end.read(1) == b"2"
+
+
 async def test_the_time_is_right_outside_of_turns_too(reactor: Reactor) -> None:
     """A deadline counted from the last turn, which may be a minute ago, would be over at once."""
     before = time.monotonic()

@@ -39,5 +39,5 @@ cdef class Reactor:
     cdef _fail(self, Source source, error)
     cpdef soon(self, callback)
     cpdef _flush_later(self, callback=*)
-    @cython.locals(source=Source, dirty=list)
+    @cython.locals(source=Source, dirty=list, done=Py_ssize_t)
     cdef _flush_dirty(self)

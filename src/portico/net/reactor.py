@@ -301,14 +301,20 @@ class Reactor:
         while self._dirty:
             dirty = self._dirty
             self._dirty = []
-            for source in dirty:
-                source.in_dirty = False
-                if source.fd < 0:
-                    continue
-                try:
-                    source.flush()
-                except Exception as error:
-                    self._fail(source, error)
+            done = 0
+            try:
+                for source in dirty:
+                    done += 1
+                    source.in_dirty = False
+                    if source.fd < 0:
+                        continue
+                    try:
+                        source.flush()
+                    except Exception as error:
+                        self._fail(source, error)
+            finally:
+                if done < len(dirty):  # an interruption, as by Ctrl-C: the rest is for the next flush
+                    self._dirty[:0] = dirty[done:]
 
 
 _reactors: dict[asyncio.AbstractEventLoop, Reactor] = {}
