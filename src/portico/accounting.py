@@ -28,10 +28,10 @@ class Cost:
 
 
 class Counters:
-    """What has happened since the start, for all connections of a server (or of one `connect`).
+    """What has happened since the start, for all connections of a server.
 
     - ``closed``: WebSocket connections that ended, by close code.
-    - ``exceeded``: how often a limit was reached, by its name in `portico.Limits` or `portico.Keepalive`.
+    - ``exceeded``: how often a WebSocket reached a limit, by its name in `portico.Limits` or `portico.Keepalive`.
     - ``refused``: requests that were answered by Portico itself, by HTTP status.
     """
 

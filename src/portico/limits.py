@@ -33,8 +33,8 @@ class Limits:
     - ``assembly_timeout_s`` (60): from a message's first frame to its last; close 1008 beyond.
     - ``max_unread_bytes`` (256 KiB): messages received and not yet taken by ``recv()``; then reading pauses.
     - ``high_water_bytes`` (64 KiB): unsent bytes above which ``send()`` waits.
-    - ``max_outbox_bytes`` (1 MiB): unsent bytes above which a room's ``on_slow`` policy acts, and a direct send
-      closes the connection with 1008.
+    - ``max_outbox_bytes`` (1 MiB): unsent bytes above which a room's ``on_slow`` policy acts, and a direct ``write()``
+      closes the connection with 1008. One message to a peer that is not slow is always taken.
     - ``close_timeout_s`` (5): for the peer's answer to a close frame; then TCP is dropped.
     - ``handler_grace_s`` (10): for a handler to end by itself after its connection has; then it is cancelled.
     - ``stop_timeout_s`` (10): for requests and sockets to end when the server stops; then they are cut.

@@ -145,6 +145,10 @@ class Room:
         """Send to a member that needs more than a place in its outbox; returns whether it takes the message."""
         stream = ws.stream
         policy = self._policy
+        if not stream.blocked:
+            stream.flush()  # it may be only we who have not written yet
+            if not ws.sending:
+                return False
         if ws.client:
             frame = self._masked(ws.wire.codec, opcode, payload)
         missing = stream.buffered + len(frame) - ws.settings.max_outbox

@@ -19,7 +19,7 @@ cdef class Finished:
 cdef class Inbox:
     cdef public object _asyncio_future_blocking
     cdef readonly Py_ssize_t cost
-    cdef public bint iterating
+    cdef public bint iterating, reading_on
     cdef public object task
     cdef WebSocket _ws
     cdef object _queue, _callback, _context
@@ -55,8 +55,13 @@ cdef class WebSocket(Protocol):
     cpdef too_slow(self)
     cdef bytes _next_ping_payload(self)
     cpdef recv(self)
-    @cython.locals(events=list, inbox=Inbox, completed=bint)
     cpdef received(self, bytearray data, Py_ssize_t size)
+    cdef _dispatch_rest(self)
+    cdef bint _full(self)
+    cpdef _read_on(self)
+    cdef _read_on_soon(self)
+    @cython.locals(inbox=Inbox, completed=bint)
+    cdef _dispatch(self, list events)
     cdef _control(self, event)
     cdef _let_answer(self)
     cdef _pong(self, bytes payload)

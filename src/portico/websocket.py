@@ -185,6 +185,7 @@ class Inbox:
         "_ws",
         "cost",
         "iterating",
+        "reading_on",
         "task",
     )
 
@@ -193,6 +194,7 @@ class Inbox:
         self._queue: deque[str | bytes] | None = None
         self.cost = 0  # what the queue weighs in bytes
         self.iterating = False
+        self.reading_on = False  # WebSocket._read_on is due
         self.task: asyncio.Task[Any] | None = None  # the coroutine handler's, where a server runs one
         self._asyncio_future_blocking: bool | None = None  # None, and so a coroutine to asyncio, until a task waits
         self._callback: Callable[[Any], object] | None = None
@@ -374,7 +376,7 @@ class WebSocket(Protocol):
         stream = self.stream
         if tail and stream.open:
             self.received(bytearray(tail), len(tail))
-        if stream.open and (self.inbox is None or self.inbox.cost <= self.settings.max_unread):
+        if stream.open and not self._full():
             stream.resume()
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -414,15 +416,21 @@ class WebSocket(Protocol):
         """Send a message without waiting: str as text, bytes as binary. From the event loop's thread only.
 
         Returns a `Sent`. A peer so slow that the message doesn't fit the outbox any more
-        (``Limits.max_outbox_bytes``) is closed with 1008. Raises LocalError for a message of another type.
+        (``Limits.max_outbox_bytes``) is closed with 1008; one that is not slow gets any message. Raises LocalError for
+        a message of another type.
         """
         if not self.sending:
             return GONE
         stream = self.stream
         frame = self.wire.encode(message)
         if stream.buffered > stream.high_water and stream.buffered + len(frame) > self.settings.max_outbox:
-            self.too_slow()
-            return DROPPED
+            if not stream.blocked:
+                stream.flush()  # it may be only we who have not written yet
+            if stream.buffered > stream.high_water and stream.buffered + len(frame) > self.settings.max_outbox:
+                self.too_slow()
+                return DROPPED
+            if stream.gone:
+                return GONE
         stream.write(frame)
         if stream.buffered > stream.high_water:
             return QUEUED
@@ -521,7 +529,29 @@ class WebSocket(Protocol):
         return self.inbox
 
     def received(self, data: bytearray, size: int) -> None:
-        events = self.wire.scan(data, size)
+        self._dispatch(self.wire.scan(data, size))
+        if self.wire.pending():
+            self._dispatch_rest()
+
+    def _dispatch_rest(self) -> None:
+        """Deal with what came and was not scanned yet, a bounded part at a time, unless nobody takes it."""
+        while self.wire.pending() and self.stream.open and not self._full():
+            self._dispatch(self.wire.scan(bytearray(), 0))
+
+    def _full(self) -> bool:
+        """Whether as much is unread as may be; a closing connection drops what is more instead."""
+        return self.inbox is not None and self._our_close is None and self.inbox.cost > self.settings.max_unread
+
+    def _read_on(self) -> None:
+        """There is room again, or the connection closes: what came first, then reading."""
+        if self.inbox is not None:
+            self.inbox.reading_on = False
+        if self.stream.open:
+            self._dispatch_rest()
+        if self.stream.open and not self._full():
+            self.stream.resume()
+
+    def _dispatch(self, events: list[object]) -> None:
         inbox = self.inbox
         endpoint = self.endpoint
         completed = False
@@ -550,7 +580,7 @@ class WebSocket(Protocol):
             payload, self._pong_due = self._pong_due, None
             self._late_pong(payload)
         if inbox is not None:
-            if inbox.cost > self.settings.max_unread and self._our_close is None and self.stream.open:
+            if self._full() and self.stream.open:
                 self._pause()
             inbox.wake()
 
@@ -614,7 +644,15 @@ class WebSocket(Protocol):
     def _taken(self, cost: int) -> None:
         stream = self.stream
         if cost <= self.settings.max_unread >> 1 and stream.paused and not stream.gone:
-            stream.resume()
+            if self.wire.pending():
+                self._read_on_soon()
+            else:
+                stream.resume()
+
+    def _read_on_soon(self) -> None:
+        if self.inbox is not None and not self.inbox.reading_on:
+            self.inbox.reading_on = True
+            self.stream.reactor.soon(self._read_on)
 
     def _assembly_deadline(self, completed: bool) -> None:
         if self.sending and (self._due == NEVER or completed):
@@ -633,7 +671,9 @@ class WebSocket(Protocol):
                 stream.abort(TimeoutError("no answer to our close frame"))
                 return
         else:
-            if self._due <= now:
+            if self._due <= now and stream.paused:
+                self._due = now + self.settings.assembly_timeout  # it is we who keep the rest of it waiting
+            elif self._due <= now:
                 seconds = self.settings.assembly_timeout
                 reason = f"message not complete within {seconds:g} s"
                 cause = LimitExceeded(reason, limit="assembly_timeout_s", close_code=1008)
@@ -641,7 +681,10 @@ class WebSocket(Protocol):
                 return
             if stream.paused and self.inbox is not None:
                 if self.inbox.cost < self.settings.max_unread + LOOKAHEAD_BYTES:
-                    stream.peek()
+                    if self.wire.pending():
+                        self._dispatch(self.wire.scan(bytearray(), 0))
+                    else:
+                        stream.peek()
                 else:  # we don't read, so the peer's silence means nothing
                     self._ping_sent = 0.0
                     self._next_ping = now + self.settings.ping_interval
@@ -697,7 +740,9 @@ class WebSocket(Protocol):
             self.stream.write(frame)
             self._due = self.stream.reactor.clock() + self.settings.close_timeout
             self.stream.reactor.wheel.schedule(self.stream, self._due)
-            if self.stream.paused:
+            if self.wire.pending():
+                self._read_on_soon()
+            elif self.stream.paused:
                 self.stream.resume()  # the answer is behind what nobody takes
         return Ending(self)
 

@@ -262,3 +262,28 @@ async def test_two_at_once_do_not_wait_for_each_other() -> None:
         door.wait.go.set()
         assert (await slow.head()).status == 101
         await until(lambda: users.seen == ["quick", "late"])
+
+
+async def test_it_runs_before_an_asgi_application_too() -> None:
+    """Whoever holds the WebSocket, nobody is let in unasked; the application finds the user in its scope."""
+    users: list[object] = []
+
+    async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            users.append(scope["user"])
+            await receive()
+            await send({"type": "websocket.close"})
+
+    async def authenticate(request: portico.Request) -> str:
+        if "let" not in request.query:
+            raise portico.Refuse("who?", status=401)
+        return "somebody"
+
+    async with serving(application, authenticate=authenticate) as server:
+        async with await Peer.connect(server) as peer:
+            peer.send(upgrade("/"))
+            await peer.refused(401)
+        async with await Peer.connect(server) as peer:
+            peer.send(upgrade("/?let"))
+            await peer.refused(403)
+    assert users == ["somebody"]

@@ -188,3 +188,9 @@ async def test_what_serve_takes() -> None:
     for target in (app, echo, Plain(), Asgi(), Asgi().__call__):
         async with serving(target) as server, await Peer.connect(server) as peer:
             await peer.open("/any/path")
+
+
+def test_a_route_refuses_limits_that_hold_before_it_is_known() -> None:
+    app = portico.App()
+    with pytest.raises(portico.LocalError, match="max_connections"):
+        app.websocket("/x", portico.Endpoint(), limits=portico.Limits(max_connections=1))

@@ -20,6 +20,18 @@ Authenticate = Callable[[Request], Any]
 Origins = Sequence[str | re.Pattern[str]] | None
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
+CONNECTION_LIMITS = (
+    "max_head_bytes",
+    "max_headers",
+    "head_timeout_s",
+    "max_body_buffer_bytes",
+    "keep_alive_s",
+    "max_pipelined",
+    "stop_timeout_s",
+    "max_connections",
+    "max_connections_per_address",
+)
+
 AnyHandler = TypeVar("AnyHandler", bound=Handler | Endpoint)
 
 
@@ -193,7 +205,12 @@ def _check_options(options: dict[str, Any]) -> None:
     for name in options:
         if name not in names:
             raise LocalError(f"unknown option {name}=: expected {', '.join(names)}")
-    Options(**options)
+    limits = Options(**options).limits
+    for name in CONNECTION_LIMITS:
+        if getattr(limits, name) != getattr(Limits(), name):
+            raise LocalError(
+                f"limits=Limits({name}=…) on a route: it holds before a route is known, set it on the server"
+            )
 
 
 def check_handler(handler: object) -> None:

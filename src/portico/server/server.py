@@ -122,6 +122,8 @@ class Server:
     ) -> None:
         if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
             raise LocalError(f"ssl={ssl!r}: expected an ssl.SSLContext")
+        if ssl is not None and ssl.protocol == ssl_module.PROTOCOL_TLS_CLIENT:
+            raise LocalError("ssl= is a client's context: expected ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)")
         if uds is not None and sock is not None:
             raise LocalError("uds= and sock= exclude each other")
         if host is not None and not isinstance(host, str):
@@ -389,10 +391,12 @@ class Server:
         scope = http_scope(self, exchange.head, stream, root, self._states[app])
         self._run(app, scope, exchange)
 
-    def start_asgi_websocket(self, switch: Switch, root: str, app: AsgiApp) -> None:
+    def start_asgi_websocket(self, switch: Switch, user: Any, root: str, app: AsgiApp) -> None:
         """Let `app` decide about an upgrade request, and hold the WebSocket afterwards."""
         bridge = AsgiWebSocket(self, switch)
         scope = websocket_scope(switch, root, self._states[app])
+        if user is not None:
+            scope["user"] = user
         self._run(app, scope, bridge)
 
     def _run(self, app: AsgiApp, scope: dict[str, Any], owner: Exchange | AsgiWebSocket) -> None:
@@ -442,9 +446,9 @@ def serve(
       of `host` and `port`.
     - `origins`: None lets only pages of the same origin connect; a list of origins (strings or compiled patterns),
       ``["*"]`` for any. Clients that send no Origin are no browsers, and are let in.
-    - `subprotocols`: those supported, in order of preference.
-    - `authenticate`: a function of the `Request`, plain or a coroutine function, run before the 101; it returns the
-      user (``ws.user``) or raises `portico.Refuse`.
+    - `subprotocols`: those supported, in order of preference; an ASGI application chooses by itself.
+    - `authenticate`: a function of the `Request`, plain or a coroutine function, run before the 101 of every WebSocket;
+      it returns the user (``ws.user``; ``scope["user"]`` in ASGI) or raises `portico.Refuse`.
     - `deflate`: `portico.Deflate`, None for no compression. `limits`: `portico.Limits`. `keepalive`:
       `portico.Keepalive`, None for no pings.
 

@@ -73,14 +73,15 @@ class Switch:
             self.refuse(error.http_status, f"{error}\n", headers)
             return
         if route is not None:
-            self._admit(route)
+            self._admit(options, lambda user: self._establish(route, user))
         elif mounted is not None:
-            server.start_asgi_websocket(self, *mounted)
+            self._admit(options, lambda user: server.start_asgi_websocket(self, user, *mounted))
 
-    def _admit(self, route: Route) -> None:
-        authenticate = route.options.authenticate
+    def _admit(self, options: Options, admitted: Callable[[Any], None]) -> None:
+        """Ask `authenticate`, where there is one; `admitted` gets the user."""
+        authenticate = options.authenticate
         if authenticate is None:
-            self._establish(route, None)
+            admitted(None)
             return
         try:
             user = authenticate(self.request)
@@ -89,17 +90,17 @@ class Switch:
             return
         if inspect.isawaitable(user):
             self._task = self._connection.server.keep(asyncio.ensure_future(user))
-            self._task.add_done_callback(lambda task: self._authenticated(route, task))
+            self._task.add_done_callback(lambda task: self._authenticated(admitted, task))
         else:
-            self._establish(route, user)
+            admitted(user)
 
-    def _authenticated(self, route: Route, task: asyncio.Future[Any]) -> None:
+    def _authenticated(self, admitted: Callable[[Any], None], task: asyncio.Future[Any]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._task is None:
             return  # abandoned: whatever it is, nobody is left to be told
         self._task = None
         if error is None:
-            self._establish(route, task.result())
+            admitted(task.result())
         else:
             self._refuse_for(error)
 

@@ -7,6 +7,9 @@ cdef list BINARY_HEADERS, TEXT_HEADERS
 cdef int OPEN, CLOSE_SENT, CLOSE_RECEIVED, CLOSED, FAILED
 
 
+cdef int SCAN_BYTES, EVENT_BYTES
+
+
 @cython.final
 cdef class Ping:
     cdef readonly bytes payload
@@ -38,12 +41,14 @@ cdef class Messages:
     cdef readonly unsigned char state
     cdef unsigned char _in_frame, _last, _packed, _close_sent, _opcode, _phase
     cdef unsigned int _key
+    cdef int64_t _produced
     cdef int64_t _fragments, _max_fragments, _max_message, _remaining, _packed_size
-    cdef bytes _header, _utf8
+    cdef bytes _header, _rest, _utf8
     cdef bytearray _assembly
 
     cpdef bint assembling(self)
     cpdef Py_ssize_t held(self) except -1
+    cpdef bint pending(self)
     cpdef list feed(self, data)
     cpdef list feed_eof(self)
     @cython.locals(events=list, at=Py_ssize_t)

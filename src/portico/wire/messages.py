@@ -15,6 +15,8 @@ waits, logs or knows the time. Torn at any byte, the same bytes give the same ev
 
 from __future__ import annotations
 
+from typing import Final
+
 from portico.errors import LimitExceeded, LocalError, ProtocolError
 from portico.limits import Limits
 from portico.wire.deflate import Codec
@@ -29,6 +31,9 @@ from portico.wire.frames import (
 from portico.wire.masking import apply_mask, fresh_key
 from portico.wire.states import CLOSE_RECEIVED, CLOSE_SENT, CLOSED, FAILED, OPEN
 from portico.wire.utf8 import check_piece
+
+SCAN_BYTES: Final = 64 * 1024
+EVENT_BYTES: Final = 64  # what an event weighs besides its bytes
 
 
 class Ping:
@@ -94,7 +99,9 @@ class Messages:
         "_packed",
         "_packed_size",
         "_phase",
+        "_produced",
         "_remaining",
+        "_rest",
         "_utf8",
         "client",
         "codec",
@@ -109,6 +116,8 @@ class Messages:
         self._max_fragments = limits.max_fragments
         self._close_sent = False
         self._header: bytes | None = None  # the start of a header, or of a control frame, whose rest has not come
+        self._rest: bytes | None = None  # came, and not scanned yet
+        self._produced = 0  # what the events of this scan weigh
         self._in_frame = False  # within a data frame whose payload has not come whole
         self._remaining = 0  # bytes of that payload still to come
         self._last = False  # that frame has FIN
@@ -130,12 +139,21 @@ class Messages:
     def held(self) -> int:
         """The bytes held for a message, or a frame's header, whose end has not come."""
         size = 0 if self._assembly is None else len(self._assembly)
+        if self._rest is not None:
+            size += len(self._rest)
         return size if self._header is None else size + len(self._header)
+
+    def pending(self) -> bool:
+        """Whether `scan` has stopped before the end of what came."""
+        return self._rest is not None
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[object]:
         """The events that `data` completes. After a `Closing` or `Failed` nothing more is read."""
         buffer = data if isinstance(data, bytearray) else bytearray(data)
-        return self.scan(buffer, len(buffer))
+        events = self.scan(buffer, len(buffer))
+        while self._rest is not None:
+            events += self.scan(bytearray(), 0)
+        return events
 
     def feed_eof(self) -> list[object]:
         """TCP ended. A `Failed` with code 1006 where no close frame had come (RFC 6455 §7.1.5); nothing otherwise."""
@@ -148,12 +166,21 @@ class Messages:
         return [Failed(ProtocolError("connection ended without a close frame", close_code=1006))]
 
     def scan(self, data: bytearray, end: int) -> list[object]:
-        """`feed` of ``data[:end]`` without a copy; `data` is the caller's again afterwards."""
+        """`feed` of ``data[:end]`` without a copy; `data` is the caller's again afterwards.
+
+        It stops after the message that brings its events over 64 KiB, and keeps the rest: while `pending`, the caller
+        deals with what it got and calls again, with ``(bytearray(), 0)`` where nothing more has come.
+        """
         events: list[object] = []
         at = 0
         if self.state != OPEN and self.state != CLOSE_SENT:
             return events
-        if self._header is not None:
+        self._produced = 0
+        if self._rest is not None:
+            data = bytearray(self._rest) + memoryview(data)[:end]
+            end = len(data)
+            self._rest = None
+        elif self._header is not None:
             data = bytearray(self._header) + memoryview(data)[:end]
             end = len(data)
             self._header = None
@@ -166,6 +193,9 @@ class Messages:
                     if at < 0:  # what is left has been kept in _header
                         break
                 if self.state != OPEN and self.state != CLOSE_SENT:
+                    break
+                if self._produced > SCAN_BYTES and at < end:
+                    self._rest = bytes(memoryview(data)[at:end])
                     break
         except ProtocolError as error:
             self._fail(error, events)
@@ -220,6 +250,7 @@ class Messages:
             self._begin(first, length, key)
             return self._payload(data, start, end, events)
         payload = apply_mask(data, start, stop, key, 0)
+        self._produced += length + EVENT_BYTES
         if opcode == 1:
             try:
                 events.append(payload.decode("utf-8"))
@@ -337,6 +368,7 @@ class Messages:
             self._check_inflated()
         if self._utf8:  # it ends within a code point
             raise ProtocolError("text message is not UTF-8", close_code=1007)
+        self._produced += len(assembly) + EVENT_BYTES
         if self._opcode == 1:
             events.append(assembly.decode("utf-8"))
         else:
@@ -345,6 +377,7 @@ class Messages:
         self._opcode = 0
 
     def _control(self, opcode: int, payload: bytes, events: list[object]) -> None:
+        self._produced += EVENT_BYTES
         if opcode == 9:
             events.append(Ping(payload))
         elif opcode == 10:
@@ -358,11 +391,12 @@ class Messages:
     def _fail(self, error: ProtocolError, events: list[object]) -> None:
         self.state = FAILED
         self._forget()
-        events.append(Failed(error))
+        events.append(Failed(error.with_traceback(None)))  # its frames would hold what was under assembly
 
     def _forget(self) -> None:
         """Let go of what was under assembly: nothing more will be read."""
         self._header = None
+        self._rest = None
         self._assembly = None
         self._in_frame = False
         self._opcode = 0

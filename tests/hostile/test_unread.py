@@ -1,0 +1,108 @@
+"""A handler that never reads: what it has been sent and not taken is bounded (`Limits.max_unread_bytes`), whatever the
+messages are like; and control frames are still answered, up to a bounded look-ahead.
+
+A message weighs 64 bytes more than what is in it, so that empty ones are no way round the limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.hostile.target import KIB, MIB, Target, peer_at
+from tests.support import BINARY, PING, PONG, TEXT, Peer, close_frame, frame
+
+from portico.net.reactor import BUFFER_BYTES
+from portico.websocket import LOOKAHEAD_BYTES, MESSAGE_COST
+
+pytestmark = pytest.mark.usefixtures("neighbour")
+
+UNREAD = 256 * KIB  # Limits.max_unread_bytes, as it is by default
+MOST = UNREAD + LOOKAHEAD_BYTES + BUFFER_BYTES  # beyond it, no more than one read brings
+
+
+def full(server: Target, count: int = 1) -> list[dict[str, Any]]:
+    """What the server tells of these connections, as soon as it doesn't even look ahead any more."""
+
+    def condition(now: dict[str, Any]) -> bool:
+        unread = now["unread"]
+        return len(unread) == count and all(one["paused"] and one["cost"] >= UNREAD + LOOKAHEAD_BYTES for one in unread)
+
+    states: list[dict[str, Any]] = server.settled(condition)["unread"]
+    return states
+
+
+async def flood(peer: Peer, one: bytes, size: int) -> None:
+    """Send without end; it is the kernel that says when it is enough."""
+    piece = one * (size // len(one))
+    with contextlib.suppress(ConnectionError):
+        while True:
+            peer.send(piece)
+            await peer.writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def flooding(server: Target, one: bytes, count: int = 1) -> AsyncIterator[list[dict[str, Any]]]:
+    """That many connections that send without end, as soon as the server reads none of them any more."""
+    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        peers = [await stack.enter_async_context(peer_at(server, "/unread")) for _ in range(count)]
+        floods = [group.create_task(flood(peer, one, MIB)) for peer in peers]
+        yield await asyncio.to_thread(full, server, count)
+        for task in floods:
+            task.cancel()
+        for peer in peers:
+            peer.reset()
+
+
+@pytest.mark.parametrize(
+    ("first", "size"), [(TEXT, 0), (TEXT, 1), (BINARY, 1), (BINARY, 100), (TEXT, 1000), (BINARY, 100_000)]
+)
+async def test_what_is_held_is_bounded(server: Target, first: int, size: int) -> None:
+    with server.spending() as spent:
+        async with flooding(server, frame(first, b"x" * size)) as [state]:
+            pass
+    assert state["cost"] <= MOST + size + MESSAGE_COST, state
+    assert spent.peak <= 2 * MOST, (spent, state)
+
+
+async def test_of_many_connections(server: Target) -> None:
+    """Fifty of them that send messages of one byte."""
+    with server.spending() as spent:
+        async with flooding(server, frame(TEXT, b"x"), 50) as states:
+            pass
+    assert max(state["cost"] for state in states) <= MOST
+    assert spent.peak <= 50 * MOST, spent
+
+
+async def test_a_ping_is_answered(server: Target) -> None:
+    """Behind what nobody reads, too: within a second or so; and so is a close frame (RFC 6455 §5.5.1, §5.5.2)."""
+    size = 1000
+    async with peer_at(server, "/unread") as peer:
+        peer.send(frame(BINARY, bytes(size)) * (UNREAD // (size + MESSAGE_COST) + 1))
+        now = server.settled(lambda now: [one["paused"] for one in now["unread"]] == [True])
+        assert UNREAD < now["unread"][0]["cost"] < UNREAD + LOOKAHEAD_BYTES
+        for n in range(2):
+            peer.send(frame(BINARY, bytes(size)) + frame(PING, b"%d" % n))
+            assert await peer.frame() == (PONG, b"%d" % n)
+        peer.send(close_frame(1000))
+        await peer.closed_with(1000)
+        assert await peer.to_end() == b""
+
+
+async def test_a_peer_that_leaves_is_noticed(server: Target) -> None:
+    """What it has left behind unread is let go of, with the handler, after `Limits.handler_grace_s`."""
+
+    count = 20
+
+    async def come_and_go() -> None:
+        async with flooding(server, frame(BINARY, bytes(1000)), count):
+            pass
+        server.settled(lambda now: (now["connections"], now["handlers"]) == (2, 0))  # who asks, and the neighbour
+
+    await come_and_go()  # what an allocator keeps for the next time is no leak
+    with server.spending() as spent:
+        await come_and_go()
+    assert spent.held <= count * UNREAD / 2, spent
