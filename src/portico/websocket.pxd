@@ -39,8 +39,7 @@ cdef class WebSocket(Protocol):
     cdef readonly object request, subprotocol
     cdef public object user, state, rooms
     cdef readonly object closed, latency
-    cdef long _number
-    cdef unsigned int _ping_id, _keepalive_id
+    cdef unsigned int _number, _ping_id, _keepalive_id
     cdef unsigned char _told
     cdef readonly unsigned char sending
     cdef object _our_close, _drain, _end, _pings, _pong_due

@@ -341,7 +341,7 @@ class WebSocket(Protocol):
         self.latency: float | None = None
         self.rooms: set[Any] | None = None
         self.inbox = Inbox(self) if pull else None
-        self._number = next(_ids)
+        self._number = next(_ids) & 0xFFFFFFFF
         self._our_close: Close | None = None
         self._told = False
         self._drain: deque[asyncio.Future[None]] | None = None
@@ -394,7 +394,7 @@ class WebSocket(Protocol):
     @property
     def client(self) -> bool:
         """Whether this is the client's end."""
-        return self.wire.client
+        return bool(self.wire.client)
 
     @property
     def cost(self) -> Cost:

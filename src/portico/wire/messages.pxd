@@ -37,12 +37,11 @@ cdef class Failed:
 @cython.no_gc  # nothing that it holds can lead back to it
 cdef class Messages:
     cdef readonly object codec
-    cdef readonly bint client
+    cdef readonly unsigned char client
     cdef readonly unsigned char state
     cdef unsigned char _in_frame, _last, _packed, _close_sent, _opcode, _phase
-    cdef unsigned int _key
-    cdef int64_t _produced
-    cdef int64_t _fragments, _max_fragments, _max_message, _remaining, _packed_size
+    cdef unsigned int _key, _produced, _fragments, _max_fragments
+    cdef int64_t _max_message, _remaining, _packed_size
     cdef bytes _header, _rest, _utf8
     cdef bytearray _assembly
 
