@@ -6,7 +6,7 @@ NODE := tests/interop/node
 HOT := $(shell find src -name '*.pxd' -o -name '*.pyx')
 BUILT_FROM := pyproject.toml setup.py $(HOT) $(wildcard $(HOT:.pxd=.py))
 
-.PHONY: run test lint long bench autobahn build clean
+.PHONY: run test fuzz lint long bench autobahn build clean
 
 run: $(VENV)/portico.stamp
 	$(BIN)/portico demo $(ARGS)
@@ -14,6 +14,9 @@ run: $(VENV)/portico.stamp
 test: build/system.stamp $(VENV)/portico.stamp $(VENV)/tools.stamp $(NODE)/node_modules/.package-lock.json
 	$(BIN)/python -m pytest $(ARGS)
 	PORTICO_PURE=1 $(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(VENV)/portico.stamp $(VENV)/tools.stamp
+	$(BIN)/python -m fuzz $(ARGS)
 
 lint: $(VENV)/portico.stamp $(VENV)/tools.stamp
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
@@ -24,8 +27,8 @@ bench: $(VENV)/portico.stamp $(VENV)/tools.stamp
 	$(BIN)/python bench/run.py $(ARGS)
 
 long: $(VENV)/portico.stamp $(VENV)/tools.stamp
-	PORTICO_LONG=1 $(BIN)/python -m pytest tests/client/test_reconnect_simulated.py tests/hostile/test_slow_readers.py $(ARGS)
-	PORTICO_LONG=1 PORTICO_PURE=1 $(BIN)/python -m pytest tests/client/test_reconnect_simulated.py $(ARGS)
+	PORTICO_LONG=1 $(BIN)/python -m pytest -s $(shell grep -rl --include='test_*.py' PORTICO_LONG tests) $(ARGS)
+	PORTICO_LONG=1 PORTICO_PURE=1 $(BIN)/python -m pytest tests/client/test_reconnect_simulated.py tests/hostile/test_headers.py $(ARGS)
 
 autobahn: $(VENV)/portico.stamp
 	$(BIN)/python tests/autobahn/run.py $(ARGS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MIB = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -14,6 +16,8 @@ class Server:
     needs: tuple[str, ...]
     options: tuple[str, ...] = ()
     keeps_http: bool = True  # False: it closes the connection after each plain HTTP answer
+    asgi: bool = False  # it serves the ASGI application that all such servers share
+    sockets: bool = True  # False: that is all that it serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,15 @@ class Case:
     size: int = 64
     depth: int = 1
     tls: bool = False
+    script: str = ""  # wrk's, beside this file
     unit: str = "message"
     figure: str = "cpu_us"
+
+    def fits(self, server: Server) -> bool:
+        """Whether this case can be measured on `server`, and says anything there."""
+        if self.path in ("/asgi", "/post", "/download"):
+            return server.asgi
+        return server.sockets if self.mode != "wrk" else server.keeps_http
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +56,12 @@ class Target:
 SERVERS = {
     server.name: server
     for server in (
-        Server("portico-endpoint", "portico_server.py", (), ("--mode", "endpoint")),
+        Server("portico-endpoint", "portico_server.py", (), ("--mode", "endpoint"), asgi=True),
         Server("portico-coroutine", "portico_server.py", (), ("--mode", "coroutine")),
         Server("picows", "picows_server.py", ("picows", "uvloop"), keeps_http=False),
         Server("aiohttp", "aiohttp_server.py", ("aiohttp", "uvloop")),
-        Server("uvicorn", "uvicorn_server.py", ("uvicorn", "httptools", "websockets", "uvloop")),
+        Server("uvicorn", "uvicorn_server.py", ("uvicorn", "httptools", "websockets", "uvloop"), asgi=True),
+        Server("granian", "granian_server.py", ("granian", "uvloop"), asgi=True, sockets=False),
         Server("websockets", "websockets_server.py", ("websockets", "uvloop"), keeps_http=False),
     )
 }
@@ -95,6 +107,11 @@ CASES = {
             figure="bytes_per_conn",
         ),
         Case("http", "GET / of 13 bytes, 50 kept-alive connections", "wrk", "/", 50, unit="request"),
+        Case("post", "POST of 1 KiB of JSON", "wrk", "/post", 50, size=1024, script="post.lua", unit="request"),
+        Case("download", "GET of 1 MiB, 20 connections", "wrk", "/download", 20, unit="request"),
+        Case("upload", "POST of 1 MiB, 20 connections", "wrk", "/post", 20, MIB, script="post.lua", unit="request"),
+        Case("asgi", "echo of an ASGI application, 100 connections, 1 in flight", "echo", "/asgi", 100),
+        Case("asgi16", "echo of an ASGI application, 100 connections, 16 in flight", "echo", "/asgi", 100, depth=16),
         Case("tls", "echo over TLS, 50 connections, 64 bytes, 1 in flight", "echo", "/ws", 50, tls=True),
     )
 }
@@ -115,4 +132,8 @@ TARGETS = (
     Target("churn", "portico-coroutine", 0.4, "websockets"),
     Target("tls", "portico-endpoint", 0.65, "websockets"),
     Target("tls", "portico-coroutine", 0.65, "websockets"),
+    Target("http", "portico-endpoint", 0.65, "uvicorn"),
+    Target("http", "portico-endpoint", 1.0, "granian"),
+    Target("asgi", "portico-endpoint", 0.65, "uvicorn"),
+    Target("asgi16", "portico-endpoint", 0.35, "uvicorn"),
 )

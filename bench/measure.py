@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cases import Case, Server
+from cases import MIB, Case, Server
 from quiet import Bystanders
 
 HERE = pathlib.Path(__file__).parent
@@ -245,14 +245,17 @@ def http_load(running: Running, case: Case, seconds: float) -> Row:
     """wrk for whole seconds; the server's CPU from before it starts until after it ends, over all its requests."""
     url = f"http://127.0.0.1:{running.port}{case.path}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=5) as answer:
-        if len(body := answer.read()) != 13:
-            raise RuntimeError(f"GET {case.path}: expected a body of 13 bytes, got {len(body)}")
+    with opener.open(url, b"x" if case.script else None, timeout=5) as answer:
+        if len(body := answer.read()) not in (13, MIB):
+            raise RuntimeError(f"{case.path}: expected a body of 13 bytes or 1 MiB, got {len(body)}")
     pids = running.pids
     before = cpu_seconds(pids)
     whole = max(1, round(seconds))
     command = ["wrk", "-t1", f"-c{case.conns}", f"-d{whole}s", url]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=whole + 30).stdout
+    if case.script:
+        command[1:1] = ["-s", str(HERE / case.script)]
+    env = os.environ | {"BODY_BYTES": str(case.size)}
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=whole + 30, env=env).stdout
     cpu = cpu_seconds(pids) - before
     words = {line.split(":")[0].strip(): line for line in text.splitlines()}
     if "Socket errors" in words or "Non-2xx or 3xx responses" in words:

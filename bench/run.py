@@ -118,10 +118,7 @@ def run(args: argparse.Namespace) -> tuple[Results, list[str]]:
             if reason := unfit(case, folder):
                 skipped.append(f"{case.name}: {reason}")
                 continue
-            fit = [server for server in servers if case.mode != "wrk" or server.keeps_http]
-            for server in servers:
-                if server not in fit:
-                    skipped.append(f"{case.name}: {server.name} closes the connection after each plain HTTP answer")
+            fit = [server for server in servers if case.fits(server)]
             if not fit:
                 continue
             results[case.name] = rounds(case, fit, args, tls)

@@ -11,6 +11,8 @@ has openssl || missing="$missing openssl"
 has npm || missing="$missing nodejs npm"
 has chromium || has chromium-browser || has google-chrome || missing="$missing chromium"
 has squid || [ -x /usr/sbin/squid ] || missing="$missing squid"
+has nginx || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light libnginx-mod-stream"
+has haproxy || [ -x /usr/sbin/haproxy ] || missing="$missing haproxy"
 has cc || missing="$missing gcc libc6-dev"
 header='import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 "$python" -c "$header" || missing="$missing python3-dev"
@@ -26,7 +28,9 @@ fi
 echo "Installing what the tests need:$missing"
 # shellcheck disable=SC2086  # lists of words
 $become apt-get update -qq && $become env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
-case "$missing" in *squid*)
-    # its package starts a service; the tests run their own
-    $become systemctl disable --now squid >/dev/null 2>&1 || true ;;
-esac
+for service in squid nginx haproxy; do
+    case "$missing" in *$service*)
+        # its package starts a service; the tests run their own
+        $become systemctl disable --now "$service" >/dev/null 2>&1 || true ;;
+    esac
+done

@@ -20,7 +20,7 @@ PACKAGE = pathlib.Path(portico.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 HOT = ("wire/frames", "wire/messages", "net/reactor", "net/stream", "rooms")
 
-LEAVES = {"accounting", "errors", "limits", "codes", "builds"}
+LEAVES = {"accounting", "errors", "limits", "codes", "builds", "logs"}
 BELOW = LEAVES | {"wire", "net", "websocket", "rooms"}
 PUBLIC = BELOW | {"server", "client"}
 

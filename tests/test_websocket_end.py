@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from tests.held import SMALL, Hall, Pull, Push, hall
-from tests.support import BINARY, CLOSE, TEXT, Logged, Peer, close_frame, frame, turns, until, upgrade
+from tests.net.ends import End, tcp_pair
+from tests.support import BINARY, CLOSE, TEXT, Logged, Peer, close_frame, frame, serving, turns, until, upgrade
 
 import portico
 from portico import ConnectionClosed, LocalError
+
+LARGE = b"x" * 100_000
 
 
 @pytest.fixture(autouse=True)
@@ -255,6 +259,42 @@ async def test_callbacks_of_two_connections_that_end_each_other() -> None:
             await peer.to_end()
         assert len(endpoint.closes) == 10
         assert len(endpoint.messages) == 1
+
+
+@pytest.mark.parametrize("by_room", [False, True], ids=["write", "room"])
+@pytest.mark.parametrize("resets", [True, False], ids=["rst", "gone"])
+async def test_no_callback_is_called_within_another_when_a_write_fails(by_room: bool, resets: bool) -> None:
+    """The peer leaves while a callback sends. What it said last, where TCP saved that, is dealt with afterwards."""
+    depth: list[int] = [0]
+    deepest: list[int] = []
+    room = portico.Room()
+    sock, other = tcp_pair() if resets else socket.socketpair()
+
+    def callback(ws: portico.WebSocket, *_: object) -> None:
+        depth[0] += 1
+        deepest.append(depth[0])
+        if endpoint.messages == ["hello"] and not endpoint.closes:
+            other.send(frame(TEXT, b"goodbye") + close_frame(4000))
+            End(other).reset() if resets else other.close()
+            while (room.send(LARGE) if by_room else ws.write(LARGE) is not portico.Sent.CLOSED) and len(deepest) < 9:
+                pass
+            assert ws.write("more") is portico.Sent.CLOSED
+        depth[0] -= 1
+
+    endpoint = Push()
+    endpoint.open_hook = room.add
+    endpoint.message_hook = endpoint.close_hook = callback
+    with sock, other:
+        async with serving(endpoint) as server:
+            server.adopt(sock)
+            other.sendall(upgrade("/"))
+            await until(lambda: server.connections[0].websocket)
+            assert other.recv(4096).startswith(b"HTTP/1.1 101")
+            other.send(frame(TEXT, b"hello"))
+            await until(lambda: endpoint.closes)
+            assert set(deepest) == {1}
+            assert endpoint.messages == (["hello"] if resets else ["hello", "goodbye"])
+            assert [close.code for close in endpoint.closes] == [1006 if resets else 4000]
 
 
 # -- what is left --------------------------------------------------------------------------------------------------

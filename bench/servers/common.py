@@ -1,13 +1,15 @@
-"""What every measured server shares: its command line, its TLS context and the 13-byte page. No server code."""
+"""What every measured server shares: its command line, its TLS context and the ASGI application. No server code."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ssl
 from typing import Any
 
 HOST = "127.0.0.1"
 HELLO = b"Hello, world!"
+MEBIBYTE = bytes(1024 * 1024)
 BACKLOG = 1024  # wsload opens up to 200 connections at once; no server should lose time to a full backlog
 
 
@@ -30,14 +32,32 @@ def tls_context(files: list[str] | None) -> ssl.SSLContext | None:
     return context
 
 
-async def hello(scope: Any, receive: Any, send: Any) -> None:
-    """The 13-byte page as an ASGI application."""
-    if scope["type"] == "lifespan":
+async def pages(scope: Any, receive: Any, send: Any) -> None:
+    """An ASGI application: a 13-byte page, what reads a body (``/post``), 1 MiB (``/download``), and an echo."""
+    if scope["type"] == "http":
+        await page(scope["path"], receive, send)
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        with contextlib.suppress(OSError):  # the peer left while we sent
+            await echo(receive, send)
+    else:
         await lifespan(receive, send)
-        return
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"13")]
+
+
+async def page(path: str, receive: Any, send: Any) -> None:
+    if path == "/post":
+        while (await receive()).get("more_body", False):
+            pass
+    body = MEBIBYTE if path == "/download" else HELLO
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": HELLO})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(receive: Any, send: Any) -> None:
+    while (event := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "bytes": event.get("bytes"), "text": event.get("text")})
 
 
 async def lifespan(receive: Any, send: Any) -> None:

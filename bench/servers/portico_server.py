@@ -51,7 +51,7 @@ def main() -> None:
     app = portico.App()
     app.websocket("/ws", Echo() if callbacks else echo)
     app.websocket("/room", RoomEndpoint() if callbacks else room_handler)
-    app.mount("/", common.hello)
+    app.mount("/", common.pages)
     if os.environ.get("PORTICO_UVLOOP") != "1":
         portico.run(app, host=common.HOST, port=args.port, ssl=context)
         return

@@ -11,11 +11,6 @@ import uvicorn
 members: set[Any] = set()
 
 
-async def echo(receive: Any, send: Any) -> None:
-    while (event := await receive())["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "bytes": event.get("bytes"), "text": event.get("text")})
-
-
 async def room(receive: Any, send: Any) -> None:
     members.add(send)
     try:
@@ -34,17 +29,14 @@ async def broadcast(event: dict[str, Any]) -> None:
             members.discard(send)
 
 
-ROUTES = {"/ws": echo, "/room": room}
-
-
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] != "websocket":
-        await common.hello(scope, receive, send)
+    if scope["type"] != "websocket" or scope["path"] != "/room":
+        await common.pages(scope, receive, send)
         return
     await receive()
     await send({"type": "websocket.accept"})
     with contextlib.suppress(OSError):  # the peer left while we sent: uvicorn's ClientDisconnected
-        await ROUTES[scope["path"]](receive, send)
+        await room(receive, send)
 
 
 args = common.arguments()

@@ -20,6 +20,7 @@ from portico.errors import (  # noqa: E402
 )
 from portico.limits import Deflate, Keepalive, Limits  # noqa: E402
 from portico.net import reactor as _reactor  # noqa: E402
+from portico.net.certificates import Certificates  # noqa: E402
 from portico.rooms import Room  # noqa: E402
 from portico.server.app import App  # noqa: E402
 from portico.server.server import Connection, Server, run, serve  # noqa: E402
@@ -35,6 +36,7 @@ __all__ = [
     "App",
     "Backoff",
     "BrokerError",
+    "Certificates",
     "Close",
     "Connection",
     "ConnectionClosed",

@@ -11,27 +11,32 @@ class Cost:
     """What one WebSocket connection holds in memory for its peer, in bytes; see `portico.Limits` for the bounds.
 
     - ``unread``: messages received and not yet taken, with what their objects weigh (``max_unread_bytes``).
-    - ``assembly``: the message whose end has not come (``max_message_bytes``).
-    - ``inflating``: zlib's state for what is being inflated, or kept from one message to the next.
+    - ``assembly``: the message whose end has not come (``max_message_bytes``), inflated where it was compressed, and
+      input that is not parsed because too much is unread (one read of 256 KiB at most).
+    - ``compression``: about what zlib holds, both ways: for reading, while a compressed message is under assembly;
+      with context takeover (`portico.Deflate`), each way from its first compressed message to the connection's end.
     - ``outbox``: written and not yet taken by the network (``max_outbox_bytes``).
     """
 
     unread: int = 0
     assembly: int = 0
-    inflating: int = 0
+    compression: int = 0
     outbox: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.unread + self.assembly + self.inflating + self.outbox
+        return self.unread + self.assembly + self.compression + self.outbox
 
 
 class Counters:
     """What has happened since the start, for all connections of a server.
 
     - ``closed``: WebSocket connections that ended, by close code.
-    - ``exceeded``: how often a WebSocket reached a limit, by its name in `portico.Limits` or `portico.Keepalive`.
+    - ``exceeded``: how often a limit ended or refused a connection, by the limit's name in `portico.Limits` or
+      `portico.Keepalive`; and under ``max_unread_bytes``, how often reading from a WebSocket paused. The limits that
+      only make one side wait (``high_water_bytes``, ``max_body_buffer_bytes``, ``max_pipelined``) are not in it, nor
+      are those on our own handlers (``handler_grace_s``, ``stop_timeout_s``). A `Room` counts what it ``dropped``.
     - ``refused``: requests that were answered by Portico itself, by HTTP status.
     """
 

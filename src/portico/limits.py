@@ -9,6 +9,7 @@ from portico.errors import LocalError
 
 KIB = 1024
 MIB = 1024 * 1024
+NO_BOUND = "max_connections", "min_progress"  # where 0 means none
 
 
 def _check(owner: object, name: str, low: float, high: float = math.inf) -> None:
@@ -26,6 +27,8 @@ class Limits:
     - ``head_timeout_s`` (10): from a connection's first byte, or a kept-alive connection's next one, to the end of
       the head, and for a TLS handshake; 408 beyond. Not renewed by further bytes.
     - ``max_body_buffer_bytes`` (64 KiB): body bytes held for an application that doesn't read; then reading pauses.
+    - ``min_progress_bytes`` (2,400) in each ``progress_window_s`` (10): what a peer has to send of a request's body, or
+      to take of an answer, while one of them is waited for; 408 beyond, or the connection is cut. 0: no bound.
     - ``keep_alive_s`` (75): how long a connection without a request stays.
     - ``max_pipelined`` (16): requests waiting behind the one being answered; then reading pauses.
     - ``max_message_bytes`` (1 MiB): a message, after inflation; close 1009 beyond.
@@ -37,7 +40,10 @@ class Limits:
       closes the connection with 1008. One message to a peer that is not slow is always taken.
     - ``close_timeout_s`` (5): for the peer's answer to a close frame; then TCP is dropped.
     - ``handler_grace_s`` (10): for a handler to end by itself after its connection has; then it is cancelled.
-    - ``stop_timeout_s`` (10): for requests and sockets to end when the server stops; then they are cut.
+    - ``drain_s`` (0): when the server stops, its WebSockets are closed one after the other over so long, so that their
+      peers don't all come back in one instant; 0 closes them at once.
+    - ``stop_timeout_s`` (10): for requests and sockets to end when the server stops, after ``drain_s``; then they are
+      cut.
     - ``max_connections``, ``max_connections_per_address`` (0: no cap): 503 with Retry-After beyond.
     """
 
@@ -45,6 +51,8 @@ class Limits:
     max_headers: int = 100
     head_timeout_s: float = 10.0
     max_body_buffer_bytes: int = 64 * KIB
+    min_progress_bytes: int = 2400
+    progress_window_s: float = 10.0
     keep_alive_s: float = 75.0
     max_pipelined: int = 16
     max_message_bytes: int = MIB
@@ -55,18 +63,21 @@ class Limits:
     max_outbox_bytes: int = MIB
     close_timeout_s: float = 5.0
     handler_grace_s: float = 10.0
+    drain_s: float = 0.0
     stop_timeout_s: float = 10.0
     max_connections: int = 0
     max_connections_per_address: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.name.endswith("_s"):
+            if field.name == "drain_s":
+                _check(self, field.name, 0, 10_000_000)
+            elif field.name.endswith("_s"):
                 _check(self, field.name, 0.001, 10_000_000)
             elif not isinstance(getattr(self, field.name), int):
                 raise LocalError(f"Limits({field.name}={getattr(self, field.name)!r}): expected a whole number")
             else:
-                _check(self, field.name, 0 if field.name.startswith("max_connections") else 1, (1 << 31) - 1)
+                _check(self, field.name, 0 if field.name.startswith(NO_BOUND) else 1, (1 << 31) - 1)
         if self.high_water_bytes > self.max_outbox_bytes:
             raise LocalError(
                 f"Limits(high_water_bytes={self.high_water_bytes}): expected at most max_outbox_bytes, "

@@ -1,6 +1,6 @@
 cimport cython
 from portico.net.stream cimport Stream
-from portico.websocket cimport WebSocket
+from portico.websocket.websocket cimport WebSocket
 from portico.wire.frames cimport encode_frame
 from portico.wire.messages cimport Messages
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from portico.errors import LocalError
-from portico.websocket import WebSocket
+from portico.websocket.websocket import WebSocket
 from portico.wire.deflate import Codec, deflate
 from portico.wire.frames import encode_frame, encode_masked_frame
 from portico.wire.masking import fresh_key
@@ -146,7 +146,7 @@ class Room:
         stream = ws.stream
         policy = self._policy
         if not stream.blocked:
-            stream.flush()  # it may be only we who have not written yet
+            stream.flush_within()  # it may be only we who have not written yet
             if not ws.sending:
                 return False
         if ws.client:

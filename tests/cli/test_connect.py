@@ -188,7 +188,7 @@ async def test_headers_subprotocols_and_origin_go_with_the_request() -> None:
         "v1, v3",
         "Basic dXNlcjpzZWNyZXQ=",
     ]
-    assert ended.err.startswith(f"connected to ws://127.0.0.1:{server.port}/a?b=c, subprotocol v1\n")
+    assert ended.err.startswith(f"connected to ws://127.0.0.1:{server.port}/a, subprotocol v1\n")
     assert "secret" not in ended.err
 
 
@@ -265,6 +265,39 @@ async def test_certificates_are_verified_unless_insecure_which_warns(certificate
     assert "--insecure connects without verifying the certificate" in refused.err
     assert (taken.status, taken.out) == (0, b"hello\n")
     assert taken.err.startswith("warning: --insecure: the server's certificate is not verified")
+
+
+SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize("location", ["/b?token=PLACE", "http://me:PLACE@h:1/b?token=PLACE", "//u:PLACE@h:x/?PLACE"])
+async def test_nothing_that_is_said_shows_a_query_or_a_password(location: str) -> None:
+    """stderr ends up in logs, and tokens are often in the query."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 302 Found\r\nLocation: {location.replace('PLACE', SECRET)}\r\nContent-Length: 0\r\n\r\n"
+        writer.write(head.encode())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        ended = await piped(b"", f"ws://me:{SECRET}@127.0.0.1:{port}/a?token={SECRET}")
+    assert ended.status == 2
+    assert ended.err
+    assert SECRET not in ended.err
+    for uri in (f"ws://u:{SECRET}@127.0.0.1:x/?{SECRET}", f"ws://127.0.0.1:{port}/?{SECRET}"):
+        ended = await piped(b"", uri)
+        assert (ended.status, SECRET in ended.err) == (2, False)
+    async with portico_echo() as seen:
+        ended = await piped(b"", f"{seen.uri}?token={SECRET}")
+    assert ended.err.splitlines() == [f"connected to {seen.uri}", "closed: 1000 (normal closure, by us)"]
+
+
+async def test_insecure_is_refused_where_it_would_do_nothing() -> None:
+    ended = await piped(b"", "ws://127.0.0.1:1/", "--insecure")
+    assert (ended.status, ended.out) == (2, b"")
+    assert "expected a URI that begins with wss://" in ended.err
 
 
 # -- how it ends -------------------------------------------------------------------------------------------------------

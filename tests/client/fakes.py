@@ -10,8 +10,11 @@ import socket
 import ssl
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
+import pytest
 from tests.support import Logged, descriptors, until
 
 from portico.wire.handshake import accept_key
@@ -176,6 +179,48 @@ def silent_listener(host: str = "127.0.0.1", port: int = 0) -> tuple[socket.sock
             sock.connect(listener.getsockname())
         fill.append(sock)
     return listener, fill
+
+
+Place = tuple[int, str, int]  # family, address and port
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], list[Place]]) -> None:
+    """The system's resolver asks `answer` for the names that end in ``.example``, in the thread where it is called."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
+        if not isinstance(host, str) or not host.endswith(".example") or flags & socket.AI_NUMERICHOST:
+            return real(host, port, family, type, proto, flags)
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (where, port) if family == socket.AF_INET else (where, port, 0, 0))
+            for family, where, port in answer(host)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+class HangingNames:
+    """A resolver that says nothing of names in ``.example`` before `go`; ``asked``: the name of each look-up."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.asked: list[str] = []
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingNames]:
+        names = cls()
+        with monkeypatch.context() as patch:
+            resolving(patch, names._answer)
+            try:
+                yield names
+            finally:
+                names.go.set()
+
+    def _answer(self, host: str) -> list[Place]:
+        self.asked.append(host)
+        assert self.go.wait(3 * GUARD_S)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
 
 CONFIG = """

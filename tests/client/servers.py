@@ -1,7 +1,9 @@
-"""Real WebSocket servers behind one interface: `websockets`, `aiohttp`, uvicorn, npm `ws`, and Portico's own.
+"""Real WebSocket servers behind one interface, plain or with TLS: `websockets`, `aiohttp`, uvicorn, npm `ws`, and
+Portico's own.
 
 Each echoes; "close CODE REASON" makes it close, "ping" makes it ping and answer "pong" when the pong has come (but
-uvicorn and aiohttp: their applications can't); it takes "chat.v2" of the subprotocols, offers permessage-deflate, and
+uvicorn and aiohttp: their applications can't), "fragments" that it sends "one message" in three frames (where its
+applications can); it takes "chat.v2" of the subprotocols, offers permessage-deflate, and
 refuses the path /no.
 """
 
@@ -12,8 +14,9 @@ import contextlib
 import json
 import shutil
 import socket
+import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from tests.client.fakes import GUARD_S
 import portico
 
 CAN_PING = ("websockets", "ws", "portico")
+CAN_FRAGMENT = ("websockets", "ws")
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / "tests" / "interop" / "node"
 
@@ -35,10 +39,12 @@ Ends = asyncio.Queue[tuple[int, str]]
 
 @dataclass
 class Server:
-    """A running server; ``ends`` gets code and reason of each connection that has ended, as the server saw it."""
+    """A running server; ``ends`` gets code and reason of each connection that has ended, as the server saw it. Where it
+    speaks TLS, a client has to be ``trusting``."""
 
     port: int
     kind: str = ""
+    trusting: ssl.SSLContext | None = None
     ends: Ends = field(default_factory=asyncio.Queue)
 
     async def ended(self) -> tuple[int, str]:
@@ -47,11 +53,24 @@ class Server:
             return await self.ends.get()
 
     def url(self, path: str = "/echo") -> str:
-        return f"ws://127.0.0.1:{self.port}{path}"
+        return f"wss://localhost:{self.port}{path}" if self.trusting else f"ws://127.0.0.1:{self.port}{path}"
+
+    def connect(self, path: str = "/echo", **options: Any) -> Any:
+        """A client of it, which is Portico's."""
+        return portico.connect(self.url(path), ssl=self.trusting, **options)
+
+
+def _context(certificate: Path | None) -> ssl.SSLContext | None:
+    """A server's, with the key and the certificate in that file."""
+    if certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
 
 
 @contextlib.asynccontextmanager
-async def _websockets() -> AsyncIterator[Server]:
+async def _websockets(certificate: Path | None = None) -> AsyncIterator[Server]:
     ends: Ends = asyncio.Queue()
 
     async def handler(ws: websockets.ServerConnection) -> None:
@@ -63,6 +82,8 @@ async def _websockets() -> AsyncIterator[Server]:
                     case ["ping"]:
                         await (await ws.ping())
                         await ws.send("pong")
+                    case ["fragments"]:
+                        await ws.send(["one ", "mess", "age"])
                     case _:
                         await ws.send(message)
         await ws.wait_closed()
@@ -73,7 +94,13 @@ async def _websockets() -> AsyncIterator[Server]:
 
     names: Any = ["chat.v2"]
     select = websockets.serve(
-        handler, "127.0.0.1", 0, subprotocols=names, select_subprotocol=_choose, process_request=refuse
+        handler,
+        "127.0.0.1",
+        0,
+        ssl=_context(certificate),
+        subprotocols=names,
+        select_subprotocol=_choose,
+        process_request=refuse,
     )
     async with select as server:
         yield Server(next(iter(server.sockets)).getsockname()[1], ends=ends)
@@ -84,7 +111,7 @@ def _choose(_: websockets.ServerConnection, names: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def _aiohttp() -> AsyncIterator[Server]:
+async def _aiohttp(certificate: Path | None = None) -> AsyncIterator[Server]:
     ends: Ends = asyncio.Queue()
 
     async def handler(request: aiohttp.web.Request) -> aiohttp.web.WebSocketResponse:
@@ -109,30 +136,32 @@ async def _aiohttp() -> AsyncIterator[Server]:
     runner = aiohttp.web.AppRunner(app)
     await runner.setup()
     try:
-        await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+        await aiohttp.web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_context(certificate)).start()
         yield Server(runner.addresses[0][1], ends=ends)
     finally:
         await runner.cleanup()
 
 
 @contextlib.asynccontextmanager
-async def _uvicorn() -> AsyncIterator[Server]:
+async def _uvicorn(certificate: Path | None = None) -> AsyncIterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         number = listener.fileno()
         command = [sys.executable, "-m", "uvicorn", "tests.client.asgi_echo:app", "--fd", str(number)]
         command += ["--lifespan", "off", "--log-level", "warning"]
+        command += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(certificate)] if certificate else []
         async with _process(command, listener.getsockname()[1], pass_fds=[number], cwd=ROOT) as server:
             yield server
 
 
 @contextlib.asynccontextmanager
-async def _ws() -> AsyncIterator[Server]:
+async def _ws(certificate: Path | None = None) -> AsyncIterator[Server]:
     node = shutil.which("node")
     if node is None:
         pytest.fail("the tests need Node.js: apt-get install nodejs npm")
     if not (NODE / "node_modules" / "ws").is_dir():
         pytest.fail(f"the tests need npm's ws: run make test, or npm ci in {NODE}")
-    async with _process([node, str(NODE / "server.mjs")]) as server:
+    command = [node, str(NODE / "server.mjs"), *([str(certificate)] if certificate else [])]
+    async with _process(command) as server:
         yield server
 
 
@@ -162,7 +191,7 @@ async def _read(lines: asyncio.StreamReader, ends: Ends) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _portico() -> AsyncIterator[Server]:
+async def _portico(certificate: Path | None = None) -> AsyncIterator[Server]:
     ends: Ends = asyncio.Queue()
 
     async def handler(ws: portico.WebSocket) -> None:
@@ -182,7 +211,7 @@ async def _portico() -> AsyncIterator[Server]:
 
     app = portico.App()
     app.websocket("/echo", handler, subprotocols=["chat.v2"], deflate=portico.Deflate())
-    async with portico.serve(app, "127.0.0.1", 0) as server:
+    async with portico.serve(app, "127.0.0.1", 0, ssl=_context(certificate)) as server:
         yield Server(server.port, ends=ends)
 
 
@@ -191,5 +220,11 @@ async def _ping(ws: portico.WebSocket) -> None:
     await ws.send("pong")
 
 
-RUNNING = {"websockets": _websockets, "aiohttp": _aiohttp, "uvicorn": _uvicorn, "ws": _ws, "portico": _portico}
-"""Each runs the server of that kind on a free port, as a context."""
+RUNNING: dict[str, Callable[..., contextlib.AbstractAsyncContextManager[Server]]] = {
+    "websockets": _websockets,
+    "aiohttp": _aiohttp,
+    "uvicorn": _uvicorn,
+    "ws": _ws,
+    "portico": _portico,
+}
+"""Each runs the server of that kind on a free port, as a context; over TLS with a file of key and certificate."""

@@ -65,6 +65,16 @@ async def test_1_the_status_must_be_101(status: str) -> None:
     assert "expected 101" in str(error)
 
 
+async def test_1_the_version_must_be_http_1_1_or_higher() -> None:  # RFC 6455 §4.1
+    async def script(visit: Visit) -> None:
+        await visit.head()
+        visit.send(switching(visit.field("sec-websocket-key") or "").replace(b"HTTP/1.1", b"HTTP/1.0"))
+
+    error = await refused(script)
+    assert error.status == 101
+    assert "expected HTTP/1.1 or higher in the answer, but it came as HTTP/1.0" in str(error)
+
+
 @pytest.mark.parametrize("value", [None, "h2c", "websocket, h2c", "websockets", ""])
 async def test_2_upgrade_must_be_websocket(value: str | None) -> None:
     error = await refused(answering(Upgrade=value))

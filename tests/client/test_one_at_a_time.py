@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.client.fakes import Fake, Visit, silent_listener, switching
+from tests.client import fakes
+from tests.client.fakes import Fake, Place, Visit, silent_listener, switching
 from tests.support import until
 
 import portico
@@ -231,6 +232,13 @@ def test_what_one_place_is(one: Any, other: Any, same: bool) -> None:
     assert (place_of(one) == place_of(other)) is same
 
 
+def test_what_has_no_name_is_alone() -> None:
+    """Two ends of socket pairs have the same empty address, and nothing in common."""
+    assert place_of("") != place_of("")
+    assert place_of(b"") != place_of("")
+    assert place_of("/run/x") == place_of("/run/x")
+
+
 # -- behind a proxy: per host name, and a cap on all (RFC 6455 §4.1, item 2) ------------------------------------------
 
 
@@ -296,6 +304,18 @@ async def test_behind_a_proxy_too_exclusive_false_switches_it_off() -> None:
         await all_of_them
 
 
+async def test_behind_a_proxy_a_trailing_dot_makes_no_other_host() -> None:  # RFC 1034 §3.1: the root
+    go = asyncio.Event()
+    counting = CountingProxy(go)
+    async with Fake.running(counting) as fake:
+        uris = ["ws://host.example/", "ws://host.example./", "ws://HOST.example/", "ws://other.example/"]
+        all_of_them = asyncio.ensure_future(opened(*uris, proxy=f"127.0.0.1:{fake.port}"))
+        await until(lambda: counting.most == 2)
+        go.set()
+        await all_of_them
+    assert (counting.count, counting.most) == (4, 2)
+
+
 async def test_a_silent_proxy_delays_the_rest_only_until_its_deadline() -> None:
     async def script(visit: Visit) -> None:
         await visit.head()
@@ -313,16 +333,9 @@ async def test_a_silent_proxy_delays_the_rest_only_until_its_deadline() -> None:
 # -- Happy Eyeballs (RFC 8305) -----------------------------------------------------------------------------------------
 
 
-def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, str, int]) -> None:
-    """Every name has these addresses: family, host and port."""
-
-    async def getaddrinfo(*_: Any, **__: Any) -> Any:
-        return [
-            (family, socket.SOCK_STREAM, 6, "", (host, port) if family == socket.AF_INET else (host, port, 0, 0))
-            for family, host, port in addresses
-        ]
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: Place) -> None:
+    """Every name has these addresses."""
+    fakes.resolving(monkeypatch, lambda _: list(addresses))
 
 
 async def reached() -> str:

@@ -79,6 +79,7 @@ async def test_squid_refuses_a_host(proxy: squid.Squid) -> None:
     with pytest.raises(portico.HandshakeError, match="answered CONNECT with 403 Forbidden") as caught:
         await portico.connect(f"wss://{squid.FORBIDDEN}/", proxy=f"http://127.0.0.1:{proxy.open}")
     assert caught.value.status == 403
+    assert b"<title>ERROR: The requested URL could not be retrieved</title>" in caught.value.body
 
 
 async def test_squid_does_not_reach_the_server(proxy: squid.Squid) -> None:
@@ -139,7 +140,10 @@ async def test_the_proxy_is_asked_for_host_and_port_and_nothing_else(uri: str, w
     """The name is not looked up here; nothing for the server is told to the proxy."""
     script: Any = tunnel()
     async with Fake.running(script) as fake:
-        options = {"headers": {"Authorization": SECRET}, "proxy": f"http://me:p%40ss@127.0.0.1:{fake.port}"}
+        options: dict[str, Any] = {
+            "headers": {"Authorization": SECRET},
+            "proxy": f"http://me:p%40ss@127.0.0.1:{fake.port}",
+        }
         await (await portico.connect(uri.replace("//", f"//u:{SECRET}@"), **options)).close()
     lines = script.asked[0].decode().split("\r\n")
     credentials = base64.b64encode(b"me:p@ss").decode()
@@ -200,8 +204,8 @@ async def test_a_silent_proxy_has_until_the_deadline(scheme: str) -> None:
 async def test_a_slow_proxy_does_not_renew_the_deadline() -> None:
     async def script(visit: Visit) -> None:
         await visit.head()
-        while True:
-            visit.send(b"H")
+        for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 20_000:
+            visit.send(bytes([byte]))
             await visit.writer.drain()
             await asyncio.sleep(0.01)
 
@@ -253,7 +257,9 @@ async def test_a_proxy_that_resets_with_the_tunnel_just_opened(scheme: str) -> N
         (b"HTTP/1.1 2000 OK\r\n\r\n", "2000"),
         (b"HTTP/1.1 \xb2\xb2\xb2 OK\r\n\r\n", r"\xb2"),
         (b"\r\n\r\n", "no HTTP/1.1"),
-        (b"\x00" * 40_000, "longer than 32768 bytes"),
+        (b"HTTP/1.1 200 OK\n\n", "no HTTP/1.1"),  # a bare LF
+        (b"HTTP/1.1 099 OK\r\n\r\n", "no HTTP/1.1"),
+        (b"\x00" * 40_000, r"begins with b'\x00"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 40_000 + b"\r\n\r\n", "longer than 32768 bytes"),
         (b"HTTP/1.1 200 OK\r\n\r\nextra bytes", "b'extra bytes'"),  # it could pretend to be the server
     ],
@@ -262,7 +268,83 @@ async def test_what_is_no_answer_to_connect_is_shown(data: bytes, said: str) -> 
     error = await refused(says(data))
     assert said in str(error)
     assert error.status is None
-    assert len(str(error)) < 300
+    assert len(str(error)) < 350
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"SSH-2.0-OpenSSH_9.2\r\n", b"x", b"HTTP/1.1 2x", b"HTTP/2 200 OK\r\n", b"\x15\x03\x01", b"HTTP/1.1 200 OK\nX: y"],
+)
+async def test_what_can_not_become_http_is_known_at_once(data: bytes) -> None:
+    """Though the proxy stays, and says no more: nobody waits for the deadline."""
+
+    async def script(visit: Visit) -> None:
+        await says(data)(visit)
+        await visit.gone()
+
+    error = await refused(script)
+    assert "no HTTP/1.1: it begins with" in str(error)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\n"])
+async def test_interim_answers_are_skipped(interim: bytes, size: int) -> None:  # RFC 9110 §15.2
+    async def script(visit: Visit) -> None:
+        await visit.head()
+        data = interim * 3 + b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n"
+        for at in range(0, len(data), size):
+            visit.send(data[at : at + size])
+            await visit.writer.drain()
+        await visit.closed()
+
+    async with Fake.running(script) as fake:
+        await (await portico.connect("ws://a.example/", proxy=f"http://127.0.0.1:{fake.port}")).close()
+
+
+async def test_interim_answers_have_an_end() -> None:
+    async def script(visit: Visit) -> None:
+        await visit.head()
+        while not visit.reader.at_eof():
+            visit.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+            await visit.writer.drain()
+
+    assert "longer than 32768 bytes" in str(await refused(script))
+
+
+async def test_nobody_asked_a_proxy_to_switch() -> None:  # RFC 9110 §7.8
+    error = await refused(says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"))
+    assert error.status == 101
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (b"Content-Length: 5\r\n\r\nsorry, and more", b"sorry"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nsorry\r\n1\r\n!\r\n0\r\n\r\n", b"sorry!"),
+        (b"Connection: close\r\n\r\nto the end", b"to the end"),
+        (b"Content-Length: 100\r\n\r\ncut", b"cut"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nsorry\r\nzz", b"sorry"),
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nx", b""),  # RFC 9112 §6.1: nobody knows
+        (b"\r\n" + b"x" * 100_000, b"x" * 65_536),
+        (b"\r\n", b""),
+    ],
+)
+async def test_the_body_of_a_proxys_refusal(answer: bytes, body: bytes) -> None:
+    error = await refused(says(b"HTTP/1.1 403 Forbidden\r\nX-Why: policy\r\n" + answer))
+    assert (error.status, error.body) == (403, body)
+    assert ("x-why", "policy") in error.headers
+
+
+async def test_the_body_of_a_proxys_refusal_has_until_the_deadline() -> None:
+    async def script(visit: Visit) -> None:
+        await says(b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 100\r\n\r\nwait")(visit)
+        await visit.gone()
+
+    async with Fake.running(script) as fake:
+        with pytest.raises(portico.HandshakeError) as caught:
+            await portico.connect("ws://a/", proxy=f"http://127.0.0.1:{fake.port}", open_timeout_s=SOON_S)
+    assert (caught.value.status, caught.value.body) == (503, b"wait")
+    assert ("retry-after", "7") in caught.value.headers
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])

@@ -1,16 +1,18 @@
-"""The client against real servers: messages, compression, subprotocols, pings and closing with each of them."""
+"""The client against real servers, with and without TLS: messages, compression, subprotocols, pings and closing with
+each of them."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.client.fakes import GUARD_S, nothing_left_behind
-from tests.client.servers import CAN_PING, RUNNING, Server
+from tests.client.fakes import GUARD_S, Certificates, nothing_left_behind
+from tests.client.servers import CAN_FRAGMENT, CAN_PING, RUNNING, Server
 
 import portico
 
@@ -29,10 +31,15 @@ MESSAGES: list[str | bytes] = [
 ]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=RUNNING)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    async with RUNNING[request.param]() as server:
-        server.kind = request.param
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=itertools.product(RUNNING, ["ws", "wss"]), ids="-".join
+)
+async def server(request: pytest.FixtureRequest, certificates: Certificates) -> AsyncIterator[Server]:
+    kind, scheme = request.param
+    certificate = certificates.signed() if scheme == "wss" else None
+    async with RUNNING[kind](certificate) as server:
+        server.kind = kind
+        server.trusting = certificates.client() if certificate else None
         yield server
         assert server.ends.empty()
 
@@ -47,7 +54,7 @@ async def nothing_left(server: Server) -> AsyncIterator[None]:
 async def connected(server: Server, **options: Any) -> AsyncIterator[portico.WebSocket]:
     """A connection that is closed afterwards, which the server sees."""
     async with asyncio.timeout(GUARD_S):
-        async with portico.connect(server.url(), **options) as ws:
+        async with server.connect(**options) as ws:
             yield ws
         assert await server.ended() == (1000, "")
 
@@ -60,6 +67,13 @@ async def test_messages_come_back_as_they_were(server: Server) -> None:  # RFC 6
         for message in MESSAGES[:-1]:
             ws.write(message)
         assert [await ws.recv() for _ in MESSAGES[:-1]] == MESSAGES[:-1]
+
+
+@pytest.mark.parametrize("deflate", [None, portico.Deflate()], ids=["plain", "compressed"])
+async def test_fragments_are_one_message(server: Server, deflate: portico.Deflate | None) -> None:  # RFC 6455 §5.4
+    async with connected(server, deflate=deflate) as ws:
+        await ws.send("fragments")
+        assert await ws.recv() == ("one message" if server.kind in CAN_FRAGMENT else "fragments")
 
 
 async def test_endpoint_callbacks(server: Server) -> None:
@@ -79,7 +93,7 @@ async def test_endpoint_callbacks(server: Server) -> None:
             done.set_result(close)
 
     async with asyncio.timeout(GUARD_S):
-        await portico.connect(server.url(), endpoint=Told())
+        await server.connect(endpoint=Told())
         close = await done
     assert told == ["open", "a"]
     assert close == portico.Close(4000, "enough", clean=True, by="us")
@@ -123,7 +137,7 @@ async def test_pings_go_both_ways(server: Server) -> None:  # RFC 6455 §5.5.2
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "going"), (3000, "ä"), (4999, "x" * 123)])
 async def test_our_close_reaches_the_server(server: Server, code: int, reason: str) -> None:  # RFC 6455 §7.1.2
     async with asyncio.timeout(GUARD_S):
-        ws = await portico.connect(server.url())
+        ws = await server.connect()
         await ws.close(code, reason)
     assert ws.closed == portico.Close(code, reason, clean=True, by="us")
     assert await server.ended() == (code, reason)
@@ -134,7 +148,7 @@ async def test_our_close_reaches_the_server(server: Server, code: int, reason: s
 @pytest.mark.parametrize(("code", "reason"), [(1000, "done"), (1008, "no"), (4001, "why")])
 async def test_the_servers_close_reaches_us(server: Server, code: int, reason: str) -> None:  # RFC 6455 §7.1.5, §7.1.6
     async with asyncio.timeout(GUARD_S):
-        ws = await portico.connect(server.url())
+        ws = await server.connect()
         await ws.send(f"close {code} {reason}")
         assert [message async for message in ws] == []
         assert ws.closed == portico.Close(code, reason, clean=True, by="peer")
@@ -144,7 +158,7 @@ async def test_the_servers_close_reaches_us(server: Server, code: int, reason: s
 
 async def test_a_refusal(server: Server) -> None:
     with pytest.raises(portico.HandshakeError) as caught:
-        await portico.connect(server.url("/no"))
+        await server.connect("/no")
     assert caught.value.status in (403, 404)
     assert "expected 101" in str(caught.value)
     assert any(name in ("server", "date", "connection", "content-length") for name, _ in caught.value.headers)

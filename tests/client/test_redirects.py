@@ -5,13 +5,14 @@ from __future__ import annotations
 import pathlib
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from tests.client.fakes import Certificates, Fake, Visit, switching
 
 import portico
+from portico.client.attempt import verifying
 
 SECRETS = {
     "Authorization": "Bearer s3cr3t",
@@ -51,6 +52,15 @@ def site() -> Site:
 async def fake(site: Site) -> AsyncIterator[Fake]:
     async with Fake.running(site) as fake:
         yield fake
+
+
+@pytest.fixture
+def trusted(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The system's authority is ours."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+    verifying.cache_clear()
+    yield
+    verifying.cache_clear()
 
 
 async def connect(uri: str, **options: Any) -> None:
@@ -170,22 +180,24 @@ async def test_wss_is_never_left_for_ws(site: Site, fake: Fake, certificates: Ce
     assert site.asked == []
 
 
+@pytest.mark.usefixtures("trusted")
 async def test_ws_may_lead_to_wss_but_without_credentials(site: Site, fake: Fake, certificates: Certificates) -> None:
     secure = Site()
     async with Fake.running(secure, tls=certificates.server(certificates.signed())) as tls:
         site.answers["/a"] = ("301 Moved", f"https://localhost:{tls.port}/b")
-        await connect(f"ws://localhost:{fake.port}/a", ssl=certificates.client(), headers=SECRETS)
+        await connect(f"ws://localhost:{fake.port}/a", headers=SECRETS)
     assert secure.asked == ["/b"]
     assert "s3cr3t" not in secure.heads[0]
 
 
+@pytest.mark.usefixtures("trusted")
 async def test_a_certificate_is_verified_after_a_redirect_too(
     site: Site, fake: Fake, certificates: Certificates
 ) -> None:
     async with Fake.running(Site(), tls=certificates.server(certificates.signed("elsewhere.example"))) as tls:
         site.answers["/a"] = ("301 Moved", f"https://localhost:{tls.port}/b")
         with pytest.raises(ssl.SSLCertVerificationError):
-            await portico.connect(f"ws://localhost:{fake.port}/a", ssl=certificates.client())
+            await portico.connect(f"ws://localhost:{fake.port}/a")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +217,13 @@ async def test_a_place_that_is_none_is_named(location: str, said: str, site: Sit
     assert said in str(error)
     assert "s3cr3t" not in str(error)
     assert error.status == 302
+
+
+async def test_a_location_in_raw_utf_8(site: Site, fake: Fake) -> None:
+    """No URI has such bytes (RFC 3986 §2), many servers send them, and browsers read them so."""
+    site.answers["/a"] = ("302 Found", "/gr\u00fc\u00df".encode().decode("latin-1"))
+    await connect(f"ws://127.0.0.1:{fake.port}/a")
+    assert site.asked == ["/a", "/gr%C3%BC%C3%9F"]
 
 
 async def test_no_location_or_two() -> None:

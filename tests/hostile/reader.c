@@ -38,7 +38,7 @@ typedef struct {
 static conn *conns;
 static int ep, healthy, stalled;
 static uint8_t buffer[1 << 18];
-static uint64_t slowest[64]; /* latencies, by the power of two of their microseconds */
+static uint64_t slowest[64 * 8]; /* latencies in microseconds, eight steps for each power of two */
 
 static void fail(const char *what) {
     fprintf(stderr, "reader: %s: %s\n", what, strerror(errno));
@@ -55,6 +55,18 @@ static uint64_t now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static int step_of(uint64_t us) {
+    if (us < 8) return us;
+    int power = 63 - __builtin_clzll(us);
+    return (power - 2) * 8 + (us >> (power - 3) & 7);
+}
+
+/* where the step ends */
+static uint64_t us_of(int step) {
+    step++;
+    return step < 8 ? step : (8ull + (step & 7)) << ((step >> 3) - 1);
 }
 
 static int header_size(const conn *c) {
@@ -82,7 +94,7 @@ static void whole_frame(conn *c, uint64_t time) {
     c->count++;
     if (c - conns < healthy) {
         uint64_t us = time > sent ? (time - sent) / 1000 : 0;
-        slowest[us ? 64 - __builtin_clzll(us) : 0]++;
+        slowest[step_of(us)]++;
     }
 }
 
@@ -139,8 +151,8 @@ static void watch(conn *c) {
 }
 
 static void report(void) {
-    uint64_t fewest = NONE, most = 0, gaps = 0, last = NONE, in_all = 0, latencies = 0, p99 = 0, worst = 0;
-    int closed = 0, broken = 0;
+    uint64_t fewest = NONE, most = 0, gaps = 0, last = NONE, in_all = 0, latencies = 0;
+    int closed = 0, broken = 0, p99 = 0, worst = 0, steps = sizeof slowest / sizeof *slowest;
     for (int i = 0; i < healthy; i++) {
         conn *c = conns + i;
         fewest = c->count < fewest ? c->count : fewest;
@@ -148,11 +160,11 @@ static void report(void) {
         last = c->last < last ? c->last : last;
         in_all += c->count, gaps += c->gaps, closed += c->ended || c->code, broken += c->broken;
     }
-    for (int i = 0; i < 64; i++) latencies += slowest[i], worst = slowest[i] ? (uint64_t)i : worst;
-    for (uint64_t seen = 0; p99 < 64 && (seen += slowest[p99]) * 100 < latencies * 99;) p99++;
+    for (int i = 0; i < steps; i++) latencies += slowest[i], worst = slowest[i] ? i : worst;
+    for (uint64_t seen = 0; p99 < steps && (seen += slowest[p99]) * 100 < latencies * 99;) p99++;
     printf("{\"healthy\": {\"fewest\": %lu, \"most\": %lu, \"count\": %lu, \"gaps\": %lu, \"last\": %lu, \"closed\": %d, "
            "\"broken\": %d, \"p99_us\": %lu, \"worst_us\": %lu}, \"stalled\": [",
-           fewest, most, in_all, gaps, last, closed, broken, 1ul << p99, 1ul << worst);
+           fewest, most, in_all, gaps, last, closed, broken, us_of(p99), us_of(worst));
     for (int i = healthy; i < healthy + stalled; i++) {
         conn *c = conns + i;
         printf("%s{\"count\": %lu, \"gaps\": %lu, \"first\": %lu, \"last\": %lu, \"code\": %d, \"broken\": %d, \"ended\": %d}",

@@ -1,8 +1,9 @@
-"""The server under attack, a process of its own, so that its memory and its CPU time can be told from the attacker's.
+"""What is under attack, a process of its own, so that its memory and its CPU time can be told from the attacker's.
 
-WebSockets at /echo, /told, /stored, /kept, /hasty, /unread, /buffers and /room/POLICY; HTTP at /stats, /room and
-/publish. Its options are one JSON object in its argument. Prints its port on a line, and ends when its standard input
-does.
+A server with WebSockets at /echo, /told, /stored, /kept, /hasty, /unread, /buffers, /room/POLICY, and HTTP at /stats,
+/room, /publish and /dial. The last makes it a client: it connects to that port and path, and does there what it does at
+that path as a server. Its options are one JSON object in its argument. Prints its port on a line, and ends when its
+standard input does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 import urllib.parse
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import portico
@@ -33,9 +35,15 @@ class Told(portico.Endpoint):
     def __init__(self) -> None:
         self.calls = 0
         self.open: weakref.WeakSet[portico.WebSocket] = weakref.WeakSet()
+        self.close: dict[str, Any] = {}
 
     def on_open(self, ws: portico.WebSocket) -> None:
         self.open.add(ws)
+
+    def on_close(self, ws: portico.WebSocket, close: portico.Close) -> None:
+        limit = close.cause.limit if isinstance(close.cause, portico.LimitExceeded) else None
+        told = {"code": close.code, "reason": close.reason, "by": close.by, "clean": close.clean, "limit": limit}
+        self.close = told
 
     def on_message(self, ws: portico.WebSocket, message: str | bytes) -> None:
         self.calls += 1
@@ -163,6 +171,47 @@ class Hall(portico.Endpoint):
 
 told, unread = Told(), Unread()
 halls = {policy: Hall(policy) for policy in POLICIES}
+ROUTES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "/echo": (echo, {"keepalive": None}),  # its peer expects nothing but echoes
+    "/told": (told, {"deflate": None}),
+    "/stored": (told, {}),  # compression without context takeover, as is the default
+    "/kept": (told, {"deflate": portico.Deflate(client_context_takeover=True, server_context_takeover=True)}),
+    "/hasty": (told, {"limits": portico.Limits(assembly_timeout_s=1)}),
+    "/unread": (unread, {"limits": portico.Limits(handler_grace_s=0.2, close_timeout_s=100)}),
+    "/buffers": (Buffers(), {"deflate": None}),
+}
+
+
+class Dialed:
+    """The connections that it has as a client."""
+
+    def __init__(self) -> None:
+        self.open: weakref.WeakSet[portico.WebSocket] = weakref.WeakSet()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def dial(self, port: int, path: str, count: int, at_once: int) -> None:
+        """Connect `count` times."""
+        todo = iter(range(count))
+        for _ in range(at_once):
+            task = asyncio.get_running_loop().create_task(self._dial(port, path, todo))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _dial(self, port: int, path: str, todo: Iterator[int]) -> None:
+        handler, options = ROUTES[path]
+        endpoint = handler if isinstance(handler, portico.Endpoint) else None
+        uri = f"ws://127.0.0.1:{port}{path}"
+        for _ in todo:
+            ws = await portico.connect(uri, endpoint=endpoint, proxy=None, exclusive=False, **options)
+            self.open.add(ws)
+            handling = asyncio.ensure_future(handler(ws)) if endpoint is None else None
+            while not ws.stream.gone and not (handling and handling.done()):
+                await asyncio.sleep(0.005)
+            if handling:
+                handling.cancel()
+
+
+dialed = Dialed()
 
 
 def site(servers: list[portico.Server]) -> Any:
@@ -173,10 +222,14 @@ def site(servers: list[portico.Server]) -> Any:
             hall = halls[query["policy"]]
             hall.publish(int(query["count"]), int(query["rate"]), int(query["size"]))
             return hall.state()
+        if path == "/dial":
+            dialed.dial(int(query["port"]), query["path"], int(query.get("count", 1)), int(query.get("at_once", 1)))
+            return {}
         gc.collect()
         return {
-            "connections": servers[0].connection_count,
+            "connections": servers[0].connection_count + sum(not ws.stream.gone for ws in dialed.open),
             "calls": told.calls,
+            "close": told.close,
             "handlers": len(unread.open),
             "buffered": [ws.buffered for ws in told.open],
             "unread": [
@@ -214,13 +267,8 @@ async def main(send_buffer: int = 0, **limits: Any) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     app = portico.App()
-    app.websocket("/echo", echo)
-    app.websocket("/told", told, deflate=None)
-    app.websocket("/stored", told)  # compression without context takeover, as is the default
-    app.websocket("/kept", told, deflate=portico.Deflate(client_context_takeover=True))
-    app.websocket("/hasty", told, limits=portico.Limits(assembly_timeout_s=1))
-    app.websocket("/unread", unread, limits=portico.Limits(handler_grace_s=0.2))
-    app.websocket("/buffers", Buffers(), deflate=None)
+    for path, (handler, options) in ROUTES.items():
+        app.websocket(path, handler, **options)
     for policy, hall in halls.items():
         app.websocket(f"/room/{policy}", hall, deflate=None, keepalive=None)  # the stalled ones shall stay
     servers: list[portico.Server] = []

@@ -1,23 +1,21 @@
-"""What the attacks share: the server's process with its memory and CPU time, and a neighbour that nothing may touch."""
+"""The process under attack, as a server or as a client: asked from outside, with its memory and its CPU time."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tests.support import BINARY, TEXT, Peer, close_frame, frame, upgrade
+from tests import support
+from tests.wire import raw
 
 GUARD_S = 20.0
 KIB, MIB = 1024, 1024 * 1024
@@ -35,12 +33,22 @@ def settled(
 
 
 class Target:
-    """The server's process, asked and measured from outside."""
+    """The process, asked and measured from outside; with `client` it is attacked by servers that it connects to."""
 
-    def __init__(self, pid: int, port: int) -> None:
+    def __init__(self, pid: int, port: int, *, client: bool = False) -> None:
         self.pid = pid
         self.port = port
+        self.client = client
+        self.key = None if client else b"\x01\x02\x03\x04"  # a client's frames are masked, a server's are not
+        self.mask_bit = 0 if client else 0x80
         self._proc = Path(f"/proc/{pid}")
+
+    def frame(self, first: int, payload: bytes = b"") -> bytes:
+        """A frame from its peer."""
+        return raw.frame(first, payload) if self.client else support.frame(first, payload)
+
+    def close_frame(self, code: int, reason: str = "") -> bytes:
+        return self.frame(support.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
     def ask(self, path: str = "/stats") -> dict[str, Any]:
         """What it tells of itself, over a connection of its own."""
@@ -98,8 +106,8 @@ class Spent:
 
 
 @contextlib.contextmanager
-def target(**options: Any) -> Iterator[Target]:
-    """A server's process; it must end well, without a word of warning."""
+def target(*, client: bool = False, **options: Any) -> Iterator[Target]:
+    """A process to attack; it must end well, without a word of warning."""
     script = Path(__file__).with_name("server.py")
     command = [sys.executable, str(script), json.dumps(options)]
     with tempfile.TemporaryFile() as said:
@@ -107,87 +115,10 @@ def target(**options: Any) -> Iterator[Target]:
         try:
             with process:
                 assert process.stdout is not None
-                yield Target(process.pid, int(process.stdout.readline()))
+                yield Target(process.pid, int(process.stdout.readline()), client=client)
             said.seek(0)
             complaints = said.read().decode()
             assert not complaints, complaints
             assert process.returncode == 0
         finally:
             process.kill()
-
-
-class Neighbour(threading.Thread):
-    """A well-behaved connection to the same server: echoes before, during and after, and closes in good order."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(name="neighbour")
-        self.count = 0
-        self.worst_s = 0.0
-        self._over = threading.Event()
-        self._error: BaseException | None = None
-        self._sock = socket.create_connection(("127.0.0.1", port), GUARD_S)
-
-    def __enter__(self) -> Self:
-        self._sock.sendall(upgrade("/echo"))
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += self._sock.recv(1)
-        assert head.startswith(b"HTTP/1.1 101 "), head
-        self._echo()
-        self.start()
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._over.set()
-        self.join()
-        try:
-            if kind is None:
-                assert self._error is None, self._error
-                self._echo()
-                self._sock.sendall(close_frame(1000))
-                assert self._exactly(4) == b"\x88\x02\x03\xe8"
-                assert self._sock.recv(1) == b""
-        finally:
-            self._sock.close()
-
-    def run(self) -> None:
-        try:
-            self._echo()
-            while not self._over.wait(0.002):
-                self._echo()
-        except BaseException as error:
-            self._error = error
-
-    def _echo(self) -> None:
-        self.count += 1
-        payload = b"neighbour %d" % self.count
-        began = time.monotonic()
-        self._sock.sendall(frame(BINARY, payload))
-        assert self._exactly(2 + len(payload)) == bytes((BINARY, len(payload))) + payload
-        self.worst_s = max(self.worst_s, time.monotonic() - began)
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = self._sock.recv(size - len(data))
-            assert piece, "the neighbour's connection was ended"
-            data += piece
-        return data
-
-
-def told(kind: str, data: bytes) -> tuple[int, bytes]:
-    """The answer of the server's endpoint to a message."""
-    return TEXT, f"{kind} {len(data)} {hashlib.sha256(data).hexdigest()}".encode()
-
-
-@contextlib.asynccontextmanager
-async def peer_at(server: Target, path: str, receive_buffer: int = 0, **headers: str) -> AsyncIterator[Peer]:
-    async with await Peer.connect(server.port, receive_buffer=receive_buffer) as peer:
-        await peer.open(path, **headers)
-        yield peer
-
-
-async def echoes(peer: Peer) -> None:
-    """The connection still does what it is for."""
-    peer.send(frame(TEXT, b"still there?"))
-    assert await peer.frame() == told("str", b"still there?")

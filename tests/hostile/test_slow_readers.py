@@ -1,7 +1,8 @@
 """A room with many healthy members and a few that have stopped reading, for each of the four policies of a `Room`.
 
-The healthy ones get every message in order, the stalled ones what the policy says, and the server's memory stays within
-the budgets of the stalled ones. The members are one C program, `reader.c`, that counts by the messages' own numbers.
+The healthy ones get every message in order and hardly later than without the stalled ones, the stalled ones what the
+policy says, and the server's memory stays within the budgets of the stalled ones. The members are one C program,
+`reader.c`, that counts by the messages' own numbers.
 
 ``PORTICO_LONG=1`` runs it in full: 1,000 healthy and 10 stalled members, 1 KiB, 1,000 a second, 30 s, with all limits
 as they are by default. ``-s`` shows the figures.
@@ -9,7 +10,9 @@ as they are by default. ``-s`` shows the figures.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -34,6 +37,9 @@ OPTIONS: dict[str, int] = (
 )
 OUTBOX = OPTIONS.get("max_outbox_bytes", portico.Limits().max_outbox_bytes)
 MARGIN = 16 * MIB if LONG else 4 * MIB
+# How much later the healthy ones may be for the stalled ones' sake: in the long run by a ratio, in the short one, which
+# is no measurement, so much that only who waits for them would fail.
+RATIO, MARGIN_US = (2, 2000) if LONG else (3, 500_000)
 CLOSE_TIMEOUT_S = 5.0 if LONG else 1.0
 
 Report = dict[str, Any]
@@ -42,8 +48,8 @@ Report = dict[str, Any]
 class Reader:
     """The members."""
 
-    def __init__(self, program: Path, port: int, policy: str) -> None:
-        command = [program, str(port), f"/room/{policy}", str(HEALTHY), str(STALLED)]
+    def __init__(self, program: Path, port: int, policy: str, stalled: int = STALLED) -> None:
+        command = [program, str(port), f"/room/{policy}", str(HEALTHY), str(stalled)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:
@@ -84,10 +90,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Scene:
     """A server, a room with one policy, and its members."""
 
-    def __init__(self, server: Target, policy: str, reader: Reader) -> None:
+    def __init__(self, server: Target, policy: str, reader: Reader, most_p99_us: float) -> None:
         self.server = server
         self.policy = policy
         self.reader = reader
+        self.most_p99_us = most_p99_us
         self.spent = Spent()
 
     def room(self, condition: Callable[[Report], object] = lambda now: True, within_s: float = WITHIN_S) -> Report:
@@ -119,23 +126,35 @@ class Scene:
         told = self.healthy()
         print(f"\n{self.policy}: {HEALTHY * room['published'] / room['seconds']:,.0f} deliveries/s", room, told)
         assert room["most_buffered"] <= OUTBOX + 2 * SIZE
-        if not LONG:
-            assert told["p99_us"] <= 1 << 18
+        assert told["p99_us"] <= self.most_p99_us
 
     def bounded(self) -> None:
         print(self.spent)
         assert self.spent.peak <= STALLED * OUTBOX + MARGIN, self.spent
 
 
-@pytest.fixture
-def scene(program: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    policy = request.param
+@contextlib.contextmanager
+def played(program: Path, policy: str, stalled: int, most_p99_us: float) -> Iterator[Scene]:
     with (
         target(**OPTIONS, close_timeout_s=CLOSE_TIMEOUT_S) as server,
-        Reader(program, server.port, policy) as reader,
+        Reader(program, server.port, policy, stalled) as reader,
     ):
-        scene = Scene(server, policy, reader)
-        scene.room(lambda now: now["members"] == HEALTHY + STALLED)
+        scene = Scene(server, policy, reader, most_p99_us)
+        scene.room(lambda now: now["members"] == HEALTHY + stalled)
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def alone_us(program: Path) -> float:
+    """The 99th percentile of the healthy ones' latencies, with nobody else in the room."""
+    with played(program, "drop_oldest", 0, math.inf) as scene:
+        scene.play()
+        return float(scene.healthy()["p99_us"])
+
+
+@pytest.fixture
+def scene(program: Path, alone_us: float, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    with played(program, request.param, STALLED, RATIO * alone_us + MARGIN_US) as scene:
         yield scene
 
 

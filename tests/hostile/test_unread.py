@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.hostile.target import KIB, MIB, Target, peer_at
-from tests.support import BINARY, PING, PONG, TEXT, Peer, close_frame, frame
+from tests.hostile.attacker import leaves_nothing, peer_at
+from tests.hostile.target import KIB, MIB, Target
+from tests.support import BINARY, PING, PONG, TEXT, Peer
 
 from portico.net.reactor import BUFFER_BYTES
 from portico.websocket import LOOKAHEAD_BYTES, MESSAGE_COST
@@ -24,14 +25,14 @@ UNREAD = 256 * KIB  # Limits.max_unread_bytes, as it is by default
 MOST = UNREAD + LOOKAHEAD_BYTES + BUFFER_BYTES  # beyond it, no more than one read brings
 
 
-def full(server: Target, count: int = 1) -> list[dict[str, Any]]:
-    """What the server tells of these connections, as soon as it doesn't even look ahead any more."""
+def full(victim: Target, count: int = 1) -> list[dict[str, Any]]:
+    """What the victim tells of these connections, as soon as it doesn't even look ahead any more."""
 
     def condition(now: dict[str, Any]) -> bool:
         unread = now["unread"]
         return len(unread) == count and all(one["paused"] and one["cost"] >= UNREAD + LOOKAHEAD_BYTES for one in unread)
 
-    states: list[dict[str, Any]] = server.settled(condition)["unread"]
+    states: list[dict[str, Any]] = victim.settled(condition)["unread"]
     return states
 
 
@@ -45,64 +46,76 @@ async def flood(peer: Peer, one: bytes, size: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def flooding(server: Target, one: bytes, count: int = 1) -> AsyncIterator[list[dict[str, Any]]]:
-    """That many connections that send without end, as soon as the server reads none of them any more."""
+async def flooding(victim: Target, one: bytes, count: int = 1) -> AsyncIterator[list[dict[str, Any]]]:
+    """That many connections that send without end, as soon as the victim reads none of them any more."""
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        peers = [await stack.enter_async_context(peer_at(server, "/unread")) for _ in range(count)]
+        peers = [await stack.enter_async_context(peer_at(victim, "/unread")) for _ in range(count)]
         floods = [group.create_task(flood(peer, one, MIB)) for peer in peers]
-        yield await asyncio.to_thread(full, server, count)
-        for task in floods:
-            task.cancel()
-        for peer in peers:
-            peer.reset()
+        try:
+            yield await asyncio.to_thread(full, victim, count)
+        finally:
+            for task in floods:
+                task.cancel()
+            for peer in peers:
+                peer.reset()
 
 
 @pytest.mark.parametrize(
     ("first", "size"), [(TEXT, 0), (TEXT, 1), (BINARY, 1), (BINARY, 100), (TEXT, 1000), (BINARY, 100_000)]
 )
-async def test_what_is_held_is_bounded(server: Target, first: int, size: int) -> None:
-    with server.spending() as spent:
-        async with flooding(server, frame(first, b"x" * size)) as [state]:
+async def test_what_is_held_is_bounded(victim: Target, first: int, size: int) -> None:
+    with victim.spending() as spent:
+        async with flooding(victim, victim.frame(first, b"x" * size)) as [state]:
             pass
     assert state["cost"] <= MOST + size + MESSAGE_COST, state
     assert spent.peak <= 2 * MOST, (spent, state)
 
 
-async def test_of_many_connections(server: Target) -> None:
+async def test_of_many_connections(victim: Target) -> None:
     """Fifty of them that send messages of one byte."""
-    with server.spending() as spent:
-        async with flooding(server, frame(TEXT, b"x"), 50) as states:
+    with victim.spending() as spent:
+        async with flooding(victim, victim.frame(TEXT, b"x"), 50) as states:
             pass
     assert max(state["cost"] for state in states) <= MOST
     assert spent.peak <= 50 * MOST, spent
 
 
-async def test_a_ping_is_answered(server: Target) -> None:
+async def test_a_ping_is_answered(victim: Target) -> None:
     """Behind what nobody reads, too: within a second or so; and so is a close frame (RFC 6455 §5.5.1, §5.5.2)."""
     size = 1000
-    async with peer_at(server, "/unread") as peer:
-        peer.send(frame(BINARY, bytes(size)) * (UNREAD // (size + MESSAGE_COST) + 1))
-        now = server.settled(lambda now: [one["paused"] for one in now["unread"]] == [True])
+    async with peer_at(victim, "/unread") as peer:
+        peer.send(victim.frame(BINARY, bytes(size)) * (UNREAD // (size + MESSAGE_COST) + 1))
+        now = await asyncio.to_thread(victim.settled, lambda now: [one["paused"] for one in now["unread"]] == [True])
         assert UNREAD < now["unread"][0]["cost"] < UNREAD + LOOKAHEAD_BYTES
         for n in range(2):
-            peer.send(frame(BINARY, bytes(size)) + frame(PING, b"%d" % n))
+            peer.send(victim.frame(BINARY, bytes(size)) + victim.frame(PING, b"%d" % n))
             assert await peer.frame() == (PONG, b"%d" % n)
-        peer.send(close_frame(1000))
+        peer.send(victim.close_frame(1000))
         await peer.closed_with(1000)
         assert await peer.to_end() == b""
 
 
-async def test_a_peer_that_leaves_is_noticed(server: Target) -> None:
+async def test_what_comes_with_the_handshake_counts(victim: Target) -> None:
+    """Where that is too much already, reading pauses, and a ping behind it is answered."""
+    async with peer_at(victim, "/unread", tail=victim.frame(TEXT, b"x") * (UNREAD // MESSAGE_COST)) as peer:
+        await asyncio.to_thread(victim.settled, lambda now: [one["paused"] for one in now["unread"]] == [True])
+        peer.send(victim.frame(PING, b"behind it"))
+        assert await peer.frame() == (PONG, b"behind it")
+        peer.send(victim.close_frame(1000))
+        await peer.closed_with(1000)
+        assert await peer.to_end() == b""
+
+
+async def test_a_peer_that_leaves_is_noticed(victim: Target) -> None:
     """What it has left behind unread is let go of, with the handler, after `Limits.handler_grace_s`."""
 
     count = 20
 
     async def come_and_go() -> None:
-        async with flooding(server, frame(BINARY, bytes(1000)), count):
+        async with flooding(victim, victim.frame(BINARY, bytes(1000)), count):
             pass
-        server.settled(lambda now: (now["connections"], now["handlers"]) == (2, 0))  # who asks, and the neighbour
+        await asyncio.to_thread(
+            victim.settled, lambda now: (now["connections"], now["handlers"]) == (2, 0)
+        )  # who asks, and the neighbour
 
-    await come_and_go()  # what an allocator keeps for the next time is no leak
-    with server.spending() as spent:
-        await come_and_go()
-    assert spent.held <= count * UNREAD / 2, spent
+    await leaves_nothing(victim, come_and_go, count * UNREAD // 2)

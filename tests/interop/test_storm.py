@@ -25,7 +25,7 @@ import pytest
 from tests.interop import storm_client
 from tests.interop.storm_client import Storm
 
-from portico.net.listener import BACKLOG
+from portico.net.binding import BACKLOG
 
 CONNECTIONS = 10_000
 CYCLES = int(os.environ.get("PORTICO_STORM_CYCLES", "100000"))

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tests.support import GUARD_S, turns, until
 
-from portico.net.reactor import Reactor
+from portico.net.reactor import Reactor, Selected
 from portico.net.stream import Protocol, Stream
 
 
@@ -156,6 +156,11 @@ class Wire(contextlib.AsyncExitStack):
             written += piece
             self.stream.flush()
         return bytes(written)
+
+
+def shows_hang_ups(reactor: Reactor) -> bool:
+    """Whether its readiness set shows the hang-up of a stream that is not read; else the next call on it finds that."""
+    return not isinstance(reactor.poller, Selected)
 
 
 async def idles(reactor: Reactor) -> None:

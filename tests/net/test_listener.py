@@ -20,7 +20,8 @@ from tests.net.ends import End, Recorder
 from tests.support import GUARD_S, Logged, descriptors, until
 
 from portico.errors import LocalError
-from portico.net.listener import Listener, bind
+from portico.net.binding import bind
+from portico.net.listener import Listener
 from portico.net.reactor import Reactor
 from portico.net.stream import Protocol, Stream
 
@@ -340,7 +341,8 @@ async def test_a_unix_socket_that_can_t_be(tmp_path: pathlib.Path) -> None:
 
 FEW = """
 import asyncio, os, resource, sys, time
-from portico.net.listener import Listener, bind
+from portico.net.binding import bind
+from portico.net.listener import Listener
 from portico.net.reactor import Reactor
 from portico.net.stream import Protocol
 

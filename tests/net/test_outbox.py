@@ -113,6 +113,32 @@ async def test_what_the_peer_said_before_it_left_is_read_although_writing_failed
         assert bytes(wire.protocol.data) == said
 
 
+@pytest.mark.parametrize("resets", [True, False], ids=["rst", "gone"])
+async def test_a_write_that_fails_within_a_callback_calls_no_other_within_it(reactor: Reactor, resets: bool) -> None:
+    """What the peer said last, and the end, come in a turn of their own; until then nothing is taken."""
+    found: list[object] = []
+    async with Wire(reactor, unix=not resets) as wire:
+        stream, calls = wire.stream, wire.protocol.calls
+
+        def answer(data: bytes) -> None:
+            if found:
+                return
+            wire.end.sock.send(b"goodbye")
+            wire.end.reset() if resets else wire.end.sock.close()
+            while stream.open:
+                stream.write(b"an answer")
+                stream.flush_within()
+            stream.write(b"more")
+            found.extend([stream.state, stream.buffered, *calls])
+
+        wire.protocol.on_received = answer
+        await wire.end.send(b"hello")
+        assert isinstance(await wire.protocol.gone(), (BrokenPipeError, ConnectionResetError, type(None)))
+        assert found == ["broken", 0, "received"]
+        assert calls.count("lost") == 1
+        assert bytes(wire.protocol.data) in ([b"hello"] if resets else []) + [b"hellogoodbye"]
+
+
 async def test_empty_writes_are_nothing(reactor: Reactor) -> None:
     async with Wire(reactor) as wire:
         wire.stream.write(b"")

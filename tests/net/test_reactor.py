@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -17,11 +16,9 @@ from tests.net.ends import End, Recorder, Wire, tcp_pair
 from tests.support import descriptors, turns, until
 
 from portico.errors import LocalError
-from portico.net import reactor as module
-from portico.net.reactor import ERROR, READ, WRITE, Reactor, Source
+from portico.net.reactor import ERROR, READ, WRITE, Epoll, Reactor, Selected, Source
 from portico.net.stream import Stream
 
-POLLERS = [kind for kind in ("Epoll", "Kqueue") if hasattr(select, kind.lower())]
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
     "uvloop": uvloop.new_event_loop,
@@ -385,9 +382,9 @@ async def test_the_time_is_right_outside_of_turns_too(reactor: Reactor) -> None:
         assert before < times[0] < reactor.now
 
 
-@pytest.mark.parametrize("kind", POLLERS)
-def test_each_readiness_set_keeps_to_the_same_interface(kind: str) -> None:
-    poller = getattr(module, kind)()
+@pytest.mark.parametrize("kind", [Epoll, Selected])
+def test_each_readiness_set_keeps_to_the_same_interface(kind: type[Epoll | Selected]) -> None:
+    poller = kind()
     one, two = socket.socketpair()
     with one, two:
         fd = one.fileno()
@@ -426,6 +423,29 @@ async def test_no_more_than_was_asked_for_comes_of_a_poll(reactor: Reactor) -> N
         assert len(reactor.poller.poll(3)) == 3
         for wire in wires:
             await wire.protocol.got(1)
+
+
+@pytest.mark.parametrize("kind", [Epoll, Selected])
+def test_of_more_that_are_ready_than_a_turn_takes_none_waits_for_ever(kind: type[Epoll | Selected]) -> None:
+    poller = kind()
+    with contextlib.ExitStack() as stack:
+        stack.callback(poller.close)
+        for _ in range(10):
+            one, two = map(stack.enter_context, socket.socketpair())
+            two.send(b"x")
+            poller.add(one.fileno(), poller.READ)
+        assert len({fd for _ in range(4) for fd, _ in poller.poll(3)}) == 10
+
+
+async def test_a_call_that_was_asked_for_and_raises_ends_its_source_alone(reactor: Reactor) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    async with Wire(reactor) as one, Wire(reactor) as two:
+        reactor.soon(one.stream, fail)
+        reactor.soon(two.stream, lambda: two.stream.write(b"goes out with the same turn"))
+        assert isinstance(await one.protocol.gone(), ZeroDivisionError)
+        assert await two.end.read(27) == b"goes out with the same turn"
 
 
 def test_the_three_events_are_different() -> None:

@@ -58,7 +58,12 @@ class TestScopes:
                 "client": peer.writer.get_extra_info("sockname"),
                 "server": ("127.0.0.1", server.port),
                 "state": {"pool": ["shared"]},
-                "extensions": {},
+                "extensions": {
+                    "http.response.early_hint": {},
+                    "http.response.pathsend": {},
+                    "http.response.trailers": {},
+                    "http.response.zerocopysend": {},
+                },
             }
 
     async def test_websocket(self) -> None:

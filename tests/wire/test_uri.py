@@ -130,7 +130,6 @@ def test_a_host_that_idna_2003_and_2008_read_in_two_ways_is_refused(name: str) -
         ("me:a:b", ("me", "a:b")),
         ("m%40e:p%3A%2F%20", ("m@e", "p:/ ")),
         ("é:%E2%82%AC", ("é", "€")),
-        ("m@e:p", ("m@e", "p")),  # the last @ counts, as in browsers
         ("", None),
     ],
 )
@@ -175,10 +174,35 @@ def test_credentials_are_never_shown() -> None:
         "ws://[s3cr3t]/@h/",
         "ws://s3cr3t..x/@h/",
         "ws://u:1#s3cr3t@h/",
+        "ws://s3cr3t@v@h/",  # RFC 3986 §3.2.1: %40
+        "ws://u:s3cr3t@v@h/",
+        "ws://u:s3cr3t%FF@h/",  # not UTF-8: it would be another password
+        "ws://u:s3cr3t%0A@h/",  # RFC 7617 §2
+        "ws://h:x/?token=s3cr3t",  # tokens are often in the query, or in a fragment
+        "ws://h/#s3cr3t",
+        "ws://h/ ?s3cr3t",
+        "ws://h/?s3cr3t%",
+        "ws://h/?s3cr3t=me@b%",
+        "ws://h/?me@b=s3cr3t%",
+        "ws://u:p@h/?s3cr3t%",
+        "http://h?s3cr3t",
     ],
 )
 def test_no_error_shows_a_password(text: str) -> None:
     assert SECRET not in wrong(text)
+
+
+def test_what_is_shown_of_a_uri_has_no_query() -> None:
+    assert parse_uri(f"wss://u:{SECRET}@h:81/a/b?token={SECRET}").shown == "wss://h:81/a/b"
+    assert parse_uri("ws://h?").shown == "ws://h/"
+    assert "'ws://h:x/?…': expected a port" in wrong(f"ws://h:x/?token={SECRET}")
+
+
+@pytest.mark.parametrize(
+    ("user", "said"), [("u@v", "%40"), ("u:p@q", "%40"), ("%ff", "UTF-8"), ("u:%ff", "UTF-8"), ("u:%00", "control")]
+)
+def test_wrong_user_information_is_named(user: str, said: str) -> None:  # RFC 3986 §3.2.1, RFC 7617 §2
+    assert said in wrong(f"ws://{user}@h/")
 
 
 @pytest.mark.parametrize("text", [b"ws://u:s3cr3t@h/", None, 5])

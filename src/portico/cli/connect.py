@@ -45,7 +45,7 @@ INTERRUPTED: Final = 130
 @click.option("--origin", metavar="ORIGIN", help="Send this Origin, as a browser would.")
 @click.option("--proxy", metavar="URL", help="Go through this HTTP proxy. [default: HTTPS_PROXY, HTTP_PROXY, NO_PROXY]")
 @click.option("--no-proxy", is_flag=True, help="Go directly, whatever the environment says.")
-@click.option("--insecure", is_flag=True, help="Do not verify the server's certificate.")
+@click.option("--insecure", is_flag=True, help="Do not verify the server's certificate (wss:).")
 @click.option(
     "--wait",
     "wait_s",
@@ -81,6 +81,10 @@ def command(
         "ssl": _unverifying() if insecure else None,
     }
     if insecure:
+        if uri.partition(":")[0].lower() == "ws":
+            raise click.UsageError(
+                "--insecure: ws: has no certificate to verify; expected a URI that begins with wss://"
+            )
         _say("warning: --insecure: the server's certificate is not verified, anybody could be at the other end")
     _fill_standard_descriptors()
     sys.exit(asyncio.run(Session(wait_s).run(uri, options)))
@@ -118,7 +122,7 @@ class Session:
             return INTERRUPTED
         self._ws = ws
         chosen = f", subprotocol {ws.subprotocol}" if ws.subprotocol else ""
-        _say(f"connected to {parse_uri(uri)}{chosen}")
+        _say(f"connected to {parse_uri(uri).shown}{chosen}")
         if self._prompt:
             _say("each line is sent as text; Ctrl+D or Ctrl+C closes, Ctrl+R shows again what you have typed")
         close = await self._converse(ws)
@@ -289,12 +293,19 @@ def refusal(error: Exception) -> Iterator[str]:
         if error.status is not None:
             yield f"  status: {error.status}"
         for name, value in error.headers:
-            yield f"  {name}: {value}"
+            yield f"  {name}: {_without_query(value) if name == 'location' else value}"
         body = error.body.decode("utf-8", "replace")
         for line in body[:BODY_CHARACTERS].splitlines():
             yield f"  | {line}"
         if len(body) > BODY_CHARACTERS:
             yield f"  … {len(body) - BODY_CHARACTERS} characters more"
+
+
+def _without_query(location: str) -> str:
+    """A place as it may be shown: what stands before an @ may be a password, a query often has a token in it."""
+    before, cut, _ = location.partition("?")
+    scheme, slashes, rest = before.rpartition("//")
+    return scheme + slashes + rest.rpartition("@")[2] + (cut and "?…")
 
 
 def _bytes(count: int) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import socket
 import ssl
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any, Final
 
+from portico.client.arguments import Headers, Options
 from portico.client.opening import Opening
-from portico.client.proxies import basic, connect_head, proxy_error, proxy_for
+from portico.client.proxies import connect_head, proxy_error, proxy_for, refusal_body
 from portico.errors import HandshakeError
-from portico.limits import Deflate, Keepalive, Limits
 from portico.net.dialer import Dialled, Turnstiles, dial, place_of
 from portico.net.proxy import ProxyRefused, open_tunnel
 from portico.net.reactor import Reactor
@@ -23,49 +23,13 @@ from portico.net.stream import Stream
 from portico.net.tls import TlsStream
 from portico.websocket import Endpoint, Settings, WebSocket
 from portico.wire.deflate import Codec
-from portico.wire.extensions import make_offer
-from portico.wire.handshake import check_response, client_request, new_key
+from portico.wire.handshake import check_response, new_key
 from portico.wire.http1 import ResponseHead
 from portico.wire.messages import Messages
 from portico.wire.request import Request
 from portico.wire.uri import Uri
 
 BEHIND_PROXIES: Final = 16  # how many may be CONNECTING through proxies at a time
-
-Headers = list[tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Options:
-    """What `connect` was given, checked."""
-
-    subprotocols: tuple[str, ...]
-    headers: Headers
-    origin: str | None
-    ssl: ssl.SSLContext | None
-    proxy: Uri | bool | None
-    deflate: Deflate | None
-    limits: Limits
-    keepalive: Keepalive | None
-    open_timeout_s: float
-    exclusive: bool
-    endpoint: Endpoint | None
-    sock: socket.socket | None
-    uds: str | None
-
-    def request(self, uri: Uri, key: str, headers: Headers) -> bytes:
-        """The request to switch. Raises LocalError where it can't be sent."""
-        if uri.credentials is not None and not any(name.lower() == "authorization" for name, _ in headers):
-            headers = [*headers, ("Authorization", basic(*uri.credentials))]
-        return client_request(
-            uri.authority,
-            uri.target,
-            key,
-            origin=self.origin,
-            subprotocols=self.subprotocols,
-            extensions=make_offer(self.deflate) if self.deflate else None,
-            headers=headers,
-        )
 
 
 class Ender:
@@ -83,11 +47,12 @@ ENDER: Final = Ender()
 class Attempt:
     """One attempt at one URI. ``answered``: whether it was the server, and not a proxy, that answered."""
 
-    def __init__(self, uri: Uri, headers: Headers, options: Options) -> None:
+    def __init__(self, uri: Uri, headers: Headers, options: Options, settings: Settings) -> None:
         self.answered = False
         self._uri = uri
         self._headers = headers
         self._options = options
+        self._settings = settings
         self._within = f"within {options.open_timeout_s:g} s (open_timeout_s)"
 
     async def run(self) -> WebSocket:
@@ -138,6 +103,8 @@ class Attempt:
             sock.close()
             if error.errno:
                 raise OSError(error.errno, os.strerror(error.errno), path) from None
+            if not isinstance(error, TimeoutError):
+                raise OSError(errno.ENAMETOOLONG, str(error), path) from None
             raise TimeoutError(f"no connection to {path} {self._within}") from None
         except BaseException:
             sock.close()
@@ -147,7 +114,7 @@ class Attempt:
     async def _dial_proxy(self, proxy: Uri, turns: contextlib.AsyncExitStack) -> Dialled:
         options = self._options
         # The server's addresses are the proxy's affair: its name has to do, with a cap on all (RFC 6455 §4.1).
-        await self._turn(turns, ("behind a proxy", self._uri.host, self._uri.port))
+        await self._turn(turns, ("behind a proxy", self._uri.host.removesuffix("."), self._uri.port))
         if options.exclusive:
             await turns.enter_async_context(Turnstiles.running().behind_proxies(BEHIND_PROXIES))
         try:
@@ -155,18 +122,23 @@ class Attempt:
         except OSError as error:
             raise _of_the_proxy(error) from error
         try:
-            async with asyncio.timeout_at(dialled.deadline):
-                await open_tunnel(dialled.sock, connect_head(self._uri, proxy))
-        except ProxyRefused as refused:
-            dialled.sock.close()
-            raise proxy_error(refused, proxy) from refused
-        except TimeoutError:
-            dialled.sock.close()
-            raise TimeoutError(f"the proxy {proxy.authority} did not answer CONNECT {self._within}") from None
+            await self._tunnel(dialled, proxy)
         except BaseException:
             dialled.sock.close()
             raise
         return dialled
+
+    async def _tunnel(self, dialled: Dialled, proxy: Uri) -> None:
+        try:
+            async with asyncio.timeout_at(dialled.deadline):
+                await open_tunnel(dialled.sock, connect_head(self._uri, proxy))
+        except ProxyRefused as refused:
+            body = b""
+            if refused.status is not None:
+                body = await refusal_body(dialled.sock, refused, self._options.limits, dialled.deadline)
+            raise proxy_error(refused, proxy, body) from refused
+        except TimeoutError:
+            raise TimeoutError(f"the proxy {proxy.authority} did not answer CONNECT {self._within}") from None
 
     # -- from there to a WebSocket -------------------------------------------------------------------------------
 
@@ -200,7 +172,7 @@ class Attempt:
             ws = WebSocket(
                 stream,
                 Messages(options.limits, codec, client=True),
-                Settings(options.limits, options.keepalive),
+                self._settings,
                 options.endpoint or Endpoint(),
                 place,
                 subprotocol=subprotocol,
@@ -218,7 +190,7 @@ class Attempt:
         try:
             if not self._uri.secure:
                 return Stream(reactor, dialled.sock, opening, dialled.address, high_water, ENDER)
-            context = self._options.ssl or _verifying()
+            context = self._options.ssl or verifying()
             name = self._uri.host.removesuffix(".")  # RFC 6066 §3: without the dot of the root
             return TlsStream.dialled(reactor, dialled.sock, context, name, opening, dialled.address, high_water, ENDER)
         except BaseException as error:
@@ -236,8 +208,8 @@ class Attempt:
             if cut is not None:  # a refusal whose body takes too long
                 return cut
             if isinstance(stream, TlsStream) and stream.handshaking:
-                raise TimeoutError(f"{self._uri}: the TLS handshake was not complete {self._within}") from None
-            raise TimeoutError(f"{self._uri} did not answer the opening handshake {self._within}") from None
+                raise TimeoutError(f"{self._uri.shown}: the TLS handshake was not complete {self._within}") from None
+            raise TimeoutError(f"{self._uri.shown} did not answer the opening handshake {self._within}") from None
 
 
 def _of_the_proxy(error: OSError) -> OSError:
@@ -251,8 +223,8 @@ def _pair(address: Any) -> Any:
 
 
 @functools.cache
-def _verifying() -> ssl.SSLContext:
-    """One context for all; making one reads the system's certificates, which takes a while."""
+def verifying() -> ssl.SSLContext:
+    """The default for wss:. One context for all; making one reads the system's certificates, which takes a while."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -23,7 +23,7 @@ class Backoff:
     - ``first_s`` (1): the span after the first failure. ``longest_s`` (60): where the doubling ends.
     - ``stable_s`` (10): a connection that was open for so long was no failure; the span begins anew after it.
 
-    What the server asks for with Retry-After (an hour at most) is waited for besides.
+    What the server or the proxy asks for with Retry-After is waited for besides; of more than an hour, one hour.
     """
 
     first_s: float = 1.0
@@ -62,7 +62,10 @@ class Delays:
 
 
 def may_come_back(error: OSError | HandshakeError) -> bool:
-    """Whether trying again may help: not for a certificate that is wrong, nor for a status that says never."""
+    """Whether trying again may help: not for a certificate that is wrong, nor for a status that says never.
+
+    An answer that is no HTTP has no status, and may pass: a server that starts, or what stands in for it.
+    """
     if isinstance(error, HandshakeError):
         return error.status is None or error.status in PASSING
     return not isinstance(error, ssl.SSLCertVerificationError)

@@ -15,6 +15,8 @@ import weakref
 from collections.abc import Hashable
 from typing import Any, Final
 
+from portico.net.lookup import addresses
+
 SECOND_AFTER_S: Final = 0.25
 LOOPBACK: Final = {4: ipaddress.ip_address("127.0.0.1"), 6: ipaddress.ip_address("::1")}
 
@@ -53,8 +55,10 @@ _turnstiles: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turnstiles] = 
 
 
 def place_of(address: Any) -> Hashable:
-    """What all names for one address and port have in common; of a Unix socket, its path."""
-    if not isinstance(address, tuple):
+    """What all names for one address and port have in common; of a Unix socket, its path. What has no name is alone."""
+    if not address:
+        return object()
+    if not isinstance(address, tuple) or not isinstance(address[0], str):
         return str(address)
     host, port, *more = address
     scope = more[1] if len(more) > 1 else 0
@@ -96,7 +100,7 @@ async def dial(host: str, port: int, *, timeout_s: float, exclusive: bool = True
     failed: list[tuple[Any, OSError]] = []
     tasks: list[asyncio.Task[None]] = []
     try:
-        for family, address in _alternate(await _addresses(host, port, timeout_s)):
+        for family, address in _alternate(await addresses(host, port, timeout_s)):
             tasks.append(loop.create_task(_attempt(family, address, timeout_s, exclusive, won, failed)))
             either: list[asyncio.Future[Any]] = [won, tasks[-1]]
             await asyncio.wait(either, timeout=SECOND_AFTER_S, return_when=asyncio.FIRST_COMPLETED)
@@ -116,17 +120,6 @@ async def dial(host: str, port: int, *, timeout_s: float, exclusive: bool = True
     if won.done():
         return won.result()
     raise _failure(host, port, failed, timeout_s)
-
-
-async def _addresses(host: str, port: int, timeout_s: float) -> list[tuple[int, Any]]:
-    try:
-        async with asyncio.timeout(timeout_s):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError:
-        raise TimeoutError(f"no address for {host!r} within {timeout_s:g} s") from None
-    except socket.gaierror as error:
-        raise socket.gaierror(error.errno, f"no address for {host!r}: {error.strerror}") from None
-    return [(info[0], info[4]) for info in found]
 
 
 async def _attempt(
@@ -172,13 +165,13 @@ def _failure(host: str, port: int, failed: list[tuple[Any, OSError]], timeout_s:
     return TimeoutError(text) if failed else OSError(text)
 
 
-def _alternate(addresses: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+def _alternate(found: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
     """The families in turn, beginning with the first one's (RFC 8305 §4)."""
-    addresses = list(dict.fromkeys(addresses))
-    if not addresses:
+    found = list(dict.fromkeys(found))
+    if not found:
         return []
-    first = [pair for pair in addresses if pair[0] == addresses[0][0]]
-    second = [pair for pair in addresses if pair[0] != addresses[0][0]]
+    first = [pair for pair in found if pair[0] == found[0][0]]
+    second = [pair for pair in found if pair[0] != found[0][0]]
     mixed: list[tuple[int, Any]] = []
     while first or second:
         for queue in (first, second):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import selectors
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -54,6 +55,10 @@ class Source(Timed):
 class Epoll:
     """The readiness set on Linux."""
 
+    READ = 0x001  # EPOLLIN
+    WRITE = 0x004  # EPOLLOUT
+    NOTHING = 0x40000000  # EPOLLONESHOT: an error, once; without it a hang-up would be reported again and again
+
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self.add = self._epoll.register
@@ -63,71 +68,65 @@ class Epoll:
         self.close = self._epoll.close
 
     def poll(self, limit: int) -> list[tuple[int, int]]:
-        """Up to `limit` pairs of descriptor and events, in this set's own bits; never waits."""
+        """Up to `limit` pairs of descriptor and events, in this set's own bits; never waits. Bits beside READ and WRITE
+        are errors and hang-ups, which are always reported."""
         return self._epoll.poll(0, limit)
 
-    READ = 0x001  # EPOLLIN
-    WRITE = 0x004  # EPOLLOUT
-    ERROR = 0x018  # EPOLLERR | EPOLLHUP, always reported
-    NOTHING = 0x40000000  # EPOLLONESHOT: an error, once; without it a hang-up would be reported again and again
 
+class Selected:
+    """The readiness set elsewhere: the standard library's, which is kqueue on macOS and the BSDs.
 
-class Kqueue:
-    """The readiness set on BSD and macOS."""
+    An error shows as a descriptor that can be read or written, as `selectors` has it: the call that follows raises it.
+    So the hang-up of a stream that is paused shows when that is read again, or written.
+    """
 
-    READ = 1
-    WRITE = 2
-    ERROR = 4
+    READ = selectors.EVENT_READ
+    WRITE = selectors.EVENT_WRITE
     NOTHING = 0
 
     def __init__(self) -> None:
-        self._kqueue: Any = select.kqueue()  # type: ignore[attr-defined, unused-ignore] # not on Linux
-        self._interest: dict[int, int] = {}
-        self.fileno = self._kqueue.fileno
-        self.close = self._kqueue.close
+        self._selector: Any = selectors.DefaultSelector()
+        if not hasattr(self._selector, "fileno"):
+            self._selector.close()
+            raise LocalError("this system has neither epoll nor kqueue: expected Linux, macOS or a BSD")
+        self._served = 0
+        self.fileno = self._selector.fileno
+        self.close = self._selector.close
 
     def add(self, fd: int, interest: int) -> None:
-        self._interest[fd] = 0
-        self.change(fd, interest)
+        if interest:
+            self._selector.register(fd, interest)
 
     def change(self, fd: int, interest: int) -> None:
-        kq: Any = select
-        before = self._interest[fd]
-        changes = []
-        for bit, kind in ((self.READ, kq.KQ_FILTER_READ), (self.WRITE, kq.KQ_FILTER_WRITE)):
-            if (before ^ interest) & bit:
-                changes.append(kq.kevent(fd, kind, kq.KQ_EV_ADD if interest & bit else kq.KQ_EV_DELETE))
-        if changes:
-            self._kqueue.control(changes, 0, 0)
-        self._interest[fd] = interest
+        watched = fd in self._selector.get_map()
+        if watched and interest:
+            self._selector.modify(fd, interest)
+        elif watched:
+            self._selector.unregister(fd)
+        else:
+            self.add(fd, interest)
 
     def remove(self, fd: int) -> None:
         self.change(fd, 0)
-        del self._interest[fd]
 
     def poll(self, limit: int) -> list[tuple[int, int]]:
-        kq: Any = select
-        found = []
-        for event in self._kqueue.control(None, limit, 0):
-            bits = self.READ if event.filter == kq.KQ_FILTER_READ else self.WRITE
-            found.append((event.ident, bits))
-        return found
+        ready = [(key.fd, events) for key, events in self._selector.select(0)]
+        if len(ready) > limit:  # the next turn begins where this one ends, so that none has to wait for ever
+            start = self._served % len(ready)
+            self._served += limit
+            ready = (ready + ready)[start : start + limit]
+        return ready
 
 
-def _poller() -> Any:
-    if hasattr(select, "epoll"):
-        return Epoll()
-    if hasattr(select, "kqueue"):
-        return Kqueue()
-    raise LocalError("this system has neither epoll nor kqueue: expected Linux, macOS or a BSD")
+Poller: Final = Epoll if hasattr(select, "epoll") else Selected
 
 
 class Reactor:
     """One per event loop; `Reactor.running()` finds or makes the running loop's."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: type[Epoll | Selected] = Poller) -> None:
         self.loop = loop
-        self.poller: Any = _poller()
+        self.poller: Any = poller()
         self.read_bit = self.poller.READ
         self.write_bit = self.poller.WRITE
         self.buffer = bytearray(BUFFER_BYTES)
@@ -151,14 +150,14 @@ class Reactor:
             ) from None
 
     @staticmethod
-    def running() -> Reactor:
-        """The running loop's reactor; made when the loop has none."""
+    def running(poller: type[Epoll | Selected] = Poller) -> Reactor:
+        """The running loop's reactor; made, with `poller` for its readiness set, when the loop has none."""
         loop = asyncio.get_running_loop()
         reactor = _reactors.get(loop)
         if reactor is None:
             for other in [other for other in _reactors if other.is_closed()]:
                 del _reactors[other]
-            reactor = _reactors[loop] = Reactor(loop)
+            reactor = _reactors[loop] = Reactor(loop, poller)
         return reactor
 
     @property
@@ -241,10 +240,7 @@ class Reactor:
                 except Exception as error:
                     self._fail(source, error)
         finally:
-            try:
-                self._flush_dirty()
-            finally:
-                self.in_turn = False
+            self._end_turn()
 
     def mark(self, source: Source) -> None:
         """`source` has output: it is flushed at the end of this turn, or by one scheduled flush outside of turns."""
@@ -278,21 +274,32 @@ class Reactor:
         except Exception as another:
             self.loop.call_exception_handler({"message": "ending a failed source failed", "exception": another})
 
-    def soon(self, callback: Callable[[], object]) -> None:
-        """Run `callback` in a turn of its own, next time round the loop."""
-        self.loop.call_soon(self._flush_later, callback)
+    def soon(self, source: Source, callback: Callable[[], object]) -> None:
+        """Run `callback` in a turn of its own, next time round the loop; where it raises, `source` has failed."""
+        self.loop.call_soon(self._act, source, callback)
 
-    def _flush_later(self, callback: Callable[[], object] | None = None) -> None:
-        self._flush_scheduled = False
-        if self.in_turn:  # a turn that runs a nested loop flushes by itself
-            if callback is not None:
-                callback()
-            return
-        self.turn_time = self.clock()
-        self.in_turn = True
+    def _act(self, source: Source, callback: Callable[[], object]) -> None:
+        nested = self.in_turn  # a turn that runs a nested loop flushes by itself
+        if not nested:
+            self.turn_time = self.clock()
+            self.in_turn = True
         try:
-            if callback is not None:
-                callback()
+            callback()
+        except Exception as error:
+            self._fail(source, error)
+        finally:
+            if not nested:
+                self._end_turn()
+
+    def _flush_later(self) -> None:
+        self._flush_scheduled = False
+        if not self.in_turn:
+            self.in_turn = True
+            self.turn_time = self.clock()
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        try:
             self._flush_dirty()
         finally:
             self.in_turn = False

@@ -3,13 +3,14 @@ from libc.stdint cimport int64_t
 from portico.net.reactor cimport Reactor, Source
 
 cdef int READ, WRITE, ERROR
-cdef int OPEN, FINISHING, LINGERING, GONE
+cdef int OPEN, FINISHING, LINGERING, BROKEN, GONE
 
 
 cdef class Protocol:
     cpdef connected(self)
     cpdef received(self, bytearray data, Py_ssize_t size)
     cpdef eof(self)
+    cpdef broken(self)
     cpdef drained(self)
     cpdef expired(self, double now)
     cpdef failed(self, error)
@@ -38,26 +39,32 @@ cdef class Stream(Source):
 
     cpdef ready(self, int events)
     cpdef _read(self)
+    @cython.locals(protocol=Protocol)
     cpdef _take(self, bytearray buffer, Py_ssize_t size)
     cpdef peek(self)
     cpdef pause(self)
     cpdef resume(self)
     cdef _set_interest(self, int interest)
     cpdef write(self, data)
-    @cython.locals(out=list, count=Py_ssize_t, size=Py_ssize_t, sent=Py_ssize_t)
     cpdef flush(self)
+    cpdef flush_within(self)
+    @cython.locals(out=list, count=Py_ssize_t, size=Py_ssize_t, sent=Py_ssize_t, protocol=Protocol)
+    cdef _flush(self)
     @cython.locals(total=Py_ssize_t, count=Py_ssize_t)
     cdef tuple _join(self, list out)
     cpdef _send(self, data)
     @cython.locals(before=int64_t)
-    cdef _broken(self, error)
+    cpdef _end_broken(self, error, int state=*)
     @cython.locals(index=Py_ssize_t)
     cpdef _cut(self, list out, Py_ssize_t sent)
     cpdef _wait_writable(self)
     cpdef abort(self, cause=*)
+    @cython.locals(protocol=Protocol)
     cpdef expired(self, double now)
+    @cython.locals(protocol=Protocol)
     cpdef failed(self, error)
     cpdef _shut(self)
     cpdef _shutdown(self)
     cdef _hung_up(self)
+    @cython.locals(protocol=Protocol)
     cdef _end(self, cause)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from functools import partial
 from typing import Any, Final
 
 from portico.net.reactor import ERROR, READ, WRITE, Reactor, Source
@@ -17,7 +18,8 @@ from portico.net.reactor import ERROR, READ, WRITE, Reactor, Source
 OPEN: Final = 0
 FINISHING: Final = 1  # what is in the outbox is still written, nothing more is taken
 LINGERING: Final = 2  # all is written and our side shut; reading until the peer's end
-GONE: Final = 3
+BROKEN: Final = 3  # writing has failed; what the peer said last is read in a turn of its own
+GONE: Final = 4
 
 MAX_WRITE_BYTES: Final = 256 * 1024
 LINGER_S: Final = 2.0
@@ -43,6 +45,9 @@ class Protocol:
     def eof(self) -> None:
         """The peer has shut its side."""
         raise NotImplementedError
+
+    def broken(self) -> None:
+        """Writing has failed within a callback; what the peer said last, and `lost`, come in a turn of their own."""
 
     def drained(self) -> None:
         """The outbox, which was above `Stream.high_water`, is at half of it or below."""
@@ -151,8 +156,8 @@ class Stream(Source):
 
     @property
     def state(self) -> str:
-        """One of "open", "finishing", "lingering" and "gone"."""
-        return ("open", "finishing", "lingering", "gone")[self._state]
+        """One of "open", "finishing", "lingering", "broken" and "gone"."""
+        return ("open", "finishing", "lingering", "broken", "gone")[self._state]
 
     @property
     def paused(self) -> bool:
@@ -171,7 +176,7 @@ class Stream(Source):
             self._blocked = False
             self._set_interest(self._interest & ~WRITE)
             self.flush()
-        if self._state == GONE:
+        if self._state >= BROKEN:
             return
         if events & READ or (events & ERROR and not events & WRITE):
             if self._interest & READ:
@@ -200,10 +205,11 @@ class Stream(Source):
             self._eof = True
             self._set_interest(self._interest & ~READ)  # an end stays readable for ever
         if self._state == OPEN:
+            protocol = self.protocol  # which may be swapped by what it does, and has to live until that returns
             if size:
-                self.protocol.received(buffer, size)
+                protocol.received(buffer, size)
             else:
-                self.protocol.eof()
+                protocol.eof()
         elif self._state == LINGERING and (not size or self.bytes_in > self._finish_mark):
             self._end(None)
 
@@ -258,10 +264,24 @@ class Stream(Source):
             self.reactor.mark(self)
 
     def flush(self) -> None:
-        """Write what the socket takes of the outbox, with one call."""
+        """Write what the socket takes of the outbox, with one call. For the reactor: it may end the stream."""
+        error = self._flush()
+        if error is not None:
+            self._end_broken(error)
+
+    def flush_within(self) -> None:
+        """`flush` for a callback. Where that fails, `open` is False, and the end comes in a turn of its own: no other
+        callback is called within this one."""
+        error = self._flush()
+        if error is not None:
+            state, self._state = self._state, BROKEN
+            self.protocol.broken()
+            self.reactor.soon(self, partial(self._end_broken, error, state))
+
+    def _flush(self) -> OSError | None:
         out = self._out
-        if out is None or self._blocked or self._state == GONE:
-            return
+        if out is None or self._blocked:
+            return None
         count = len(out)
         if count == 1:
             data = out[0]
@@ -273,8 +293,9 @@ class Stream(Source):
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self._broken(error)
-            return
+            self._out = None
+            self.buffered = 0
+            return error.with_traceback(None)
         self.bytes_out += sent
         self.buffered -= sent
         if sent == size and count == len(out):
@@ -285,9 +306,24 @@ class Stream(Source):
             self._wait_writable()
         if self._told and self.buffered <= self.high_water >> 1:
             self._told = False
-            self.protocol.drained()
+            protocol = self.protocol
+            protocol.drained()
         if self._out is None and self._state == FINISHING:
             self._shut()
+        return None
+
+    def _end_broken(self, error: OSError, state: int = BROKEN) -> None:
+        """Writing has failed. What the peer said before it left may be waiting to be read: its close frame, above all.
+        `state` is what this stream was in before it was BROKEN."""
+        if self._state == BROKEN:
+            self._state = state
+        for _ in range(LAST_READS):
+            before = self.bytes_in
+            if self._interest & READ and self._state != GONE:
+                self._read()
+            if self._state == GONE or self.bytes_in == before:
+                break
+        self._end(error)
 
     def _join(self, out: list[bytes]) -> tuple[bytes, int]:
         """As many entries of the outbox as make a reasonable write, as one, and how many those are."""
@@ -302,18 +338,6 @@ class Stream(Source):
 
     def _send(self, data: bytes) -> int:
         return self.sock.send(data)
-
-    def _broken(self, error: OSError) -> None:
-        """Writing failed. What the peer said before it left may be waiting to be read: its close frame, above all."""
-        self._out = None
-        self.buffered = 0
-        for _ in range(LAST_READS):
-            before = self.bytes_in
-            if self._interest & READ:
-                self._read()
-            if self._state == GONE or self.bytes_in == before:
-                break
-        self._end(error.with_traceback(None))
 
     def _cut(self, out: list[Any], sent: int) -> None:
         """Take the `sent` bytes that were written off the front of the outbox; the entries after them stay whole."""
@@ -380,6 +404,8 @@ class Stream(Source):
         words with it.
         """
         if self._state != OPEN:
+            if self._state == BROKEN:
+                self.pause()  # what the peer said last is not wanted any more
             return
         self._state = FINISHING
         self._linger = linger
@@ -397,17 +423,19 @@ class Stream(Source):
 
     def expired(self, now: float) -> None:
         if self._state == OPEN:
-            self.protocol.expired(now)
+            protocol = self.protocol
+            protocol.expired(now)
         elif self._state == FINISHING and self.bytes_out - self._finish_mark >= FINISH_BYTES:
             self._finish_mark = self.bytes_out
             self.reactor.wheel.schedule(self, now + self._finish_timeout)
-        else:
+        elif self._state != BROKEN:
             self._end(None)
 
     def failed(self, error: Exception) -> None:
         try:
             if self._state != GONE:
-                self.protocol.failed(error)
+                protocol = self.protocol
+                protocol.failed(error)
         finally:
             self._end(error)
 
@@ -442,7 +470,8 @@ class Stream(Source):
         finally:
             self.sock.close()
             try:
-                self.protocol.lost(cause)
+                protocol = self.protocol
+                protocol.lost(cause)
             finally:
                 if self.listener is not None:
                     self.listener.ended(self)

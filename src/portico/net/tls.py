@@ -17,6 +17,10 @@ RECORD_BYTES: Final = 16384
 RECORDS_PER_TURN: Final = 16
 
 
+class HandshakeTimeout(TimeoutError):
+    """The peer did not complete its TLS handshake in time."""
+
+
 class TlsStream(Stream):
     """One TLS connection; its protocol hears nothing before the handshake is complete."""
 
@@ -91,7 +95,7 @@ class TlsStream(Stream):
 
     def expired(self, now: float) -> None:
         if self._handshaking:
-            self._end(TimeoutError("TLS handshake not complete in time"))
+            self._end(HandshakeTimeout("TLS handshake not complete in time"))
         else:
             Stream.expired(self, now)
 
@@ -108,7 +112,8 @@ class TlsStream(Stream):
             self._handshaking = False
             self._set_interest(READ)
             self.reactor.wheel.cancel(self)
-            self.protocol.connected()
+            protocol = self.protocol
+            protocol.connected()
             if not self.gone and not self.paused:
                 self._read()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
 from portico.accounting import Counters
 from portico.errors import LocalError
 from portico.limits import Deflate, Keepalive, Limits
+from portico.server.static import CacheControl, StaticFiles
 from portico.websocket import Endpoint, Settings, WebSocket
 from portico.wire.headers import is_token
 from portico.wire.request import Request
@@ -25,8 +27,11 @@ CONNECTION_LIMITS = (
     "max_headers",
     "head_timeout_s",
     "max_body_buffer_bytes",
+    "min_progress_bytes",
+    "progress_window_s",
     "keep_alive_s",
     "max_pipelined",
+    "drain_s",
     "stop_timeout_s",
     "max_connections",
     "max_connections_per_address",
@@ -82,6 +87,7 @@ class App:
         app = portico.App()
         app.websocket("/echo", echo)  # a coroutine function or an Endpoint; also as a decorator
         app.mount("/", asgi_app)  # any ASGI 3 application: HTTP, and its own websockets
+        app.static("/assets", "dist/assets")  # the files of a directory
     """
 
     def __init__(self) -> None:
@@ -126,6 +132,45 @@ class App:
             raise LocalError(f"mount({path!r}, {app!r}): expected an ASGI application")
         self._mounts[prefix] = app
 
+    def static(
+        self,
+        path: str,
+        directory: str | os.PathLike[str],
+        *,
+        html: bool = False,
+        cache_control: CacheControl = None,
+        content_types: Mapping[str, str] | None = None,
+        precompressed: bool = True,
+        follow_symlinks: bool = False,
+        hidden: bool = False,
+    ) -> None:
+        """Serve the files of `directory` at `path` and below (GET and HEAD), as `mount` does an application.
+
+        With ETag, Last-Modified and conditions (RFC 9110 §13), and one or several ranges (§14).
+
+        - `html`: a path that ends in ``/`` is that directory's ``index.html``; one that is a directory and doesn't is
+          redirected there; the root's ``404.html``, if there is one, is the page for what isn't found.
+        - `cache_control`: the header's value, or a function of the file's path below `directory` that returns it
+          or None. It is called in a thread.
+        - `content_types`: endings and their types, ``{".glb": "model/gltf-binary"}``, before the built-in ones.
+        - `precompressed`: ``app.js.br``, ``app.js.zst`` or ``app.js.gz`` is sent for ``app.js`` to who accepts it
+          (§12.5.3). Whoever builds the one must build the others again: no dates are compared.
+        - `follow_symlinks`: where False, a link is followed only if it stays beneath `directory`.
+        - `hidden`: where False, names that begin with a dot are not found, but for ``.well-known``.
+
+        Raises LocalError for a path that is taken, a directory that isn't there, or a value of another kind.
+        """
+        files = StaticFiles(
+            directory,
+            html=html,
+            cache_control=cache_control,
+            content_types=content_types,
+            precompressed=precompressed,
+            follow_symlinks=follow_symlinks,
+            hidden=hidden,
+        )
+        self.mount(path, files)
+
     def bind(self, options: Options, counters: Counters) -> Site:
         """This application under one server's options."""
         return Site(
@@ -153,7 +198,7 @@ class App:
 class Site:
     """An App bound to a server's options, ready to be asked."""
 
-    __slots__ = ("_any", "_mounts", "_routes", "options", "settings")
+    __slots__ = ("_any", "_mounts", "_routes", "only", "options", "routes", "settings")
 
     def __init__(
         self,
@@ -165,7 +210,9 @@ class Site:
     ) -> None:
         self._routes = routes
         self._any = any_path
+        self.routes = bool(routes) or any_path is not None  # whether there is a WebSocket handler
         self._mounts = mounts
+        self.only = mounts[0] if len(mounts) == 1 and not mounts[0][0] else None  # what every path falls under
         self.options = options
         self.settings = Settings(options.limits, options.keepalive, counters)
 

@@ -1,4 +1,4 @@
-"""ASGI 3.0: scopes, the lifespan, and an application's own WebSockets over ours."""
+"""ASGI 3.0: the lifespan, and an application's own WebSockets over ours."""
 
 from __future__ import annotations
 
@@ -8,58 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from portico.errors import ConnectionClosed, LocalError, PorticoError
 from portico.server.app import AsgiApp
+from portico.server.scopes import VERSIONS
 from portico.server.switch import INTERNAL_ERROR, Switch
 from portico.websocket import Endpoint, WebSocket
-from portico.wire.http1 import RequestHead
+from portico.wire.headers import encode_headers
 
 if TYPE_CHECKING:
     from portico.server.server import Server
 
 logger = logging.getLogger("portico.server")
-
-VERSIONS = {"version": "3.0", "spec_version": "2.4"}
-
-
-def http_scope(server: Server, head: RequestHead, stream: Any, root: str, state: dict[str, Any]) -> dict[str, Any]:
-    """The scope of one request (ASGI HTTP & WebSocket, §HTTP connection scope)."""
-    return {
-        "type": "http",
-        "asgi": VERSIONS,
-        "http_version": head.version,
-        "method": head.method,
-        "scheme": "https" if stream.tls else "http",
-        "path": head.path,
-        "raw_path": head.raw_path,
-        "query_string": head.query,
-        "root_path": root,
-        "headers": head.headers,
-        "client": server.peer(stream),
-        "server": server.local(stream),
-        "state": state.copy(),
-        "extensions": {},
-    }
-
-
-def websocket_scope(switch: Switch, root: str, state: dict[str, Any]) -> dict[str, Any]:
-    """The scope of one upgrade request (§WebSocket connection scope)."""
-    request = switch.request
-    head = request.head
-    return {
-        "type": "websocket",
-        "asgi": VERSIONS,
-        "http_version": head.version,
-        "scheme": request.scheme,
-        "path": head.path,
-        "raw_path": head.raw_path,
-        "query_string": head.query,
-        "root_path": root,
-        "headers": head.headers,
-        "client": request.client,
-        "server": request.server,
-        "subprotocols": switch.upgrade.subprotocols if switch.upgrade else [],
-        "state": state.copy(),
-        "extensions": {"websocket.http.response": {}},
-    }
 
 
 class AsgiWebSocket(Endpoint):
@@ -72,9 +29,21 @@ class AsgiWebSocket(Endpoint):
         self._connect_told = False
         self._refused = False
         self._left_told = False  # the application knows that the peer has left
-        self._nobody = asyncio.Event()  # the peer left, or was refused, before the application had decided
-        switch.on_abandoned = self._nobody.set
+        self._decided = asyncio.Event()  # the peer was accepted or refused, or has left before
+        switch.on_abandoned = self._decided.set
         self._denial: tuple[int, Any, list[bytes]] | None = None
+
+    async def run(self, app: AsgiApp, scope: dict[str, Any]) -> None:
+        """Let `app` decide about the request, and hold the WebSocket; whatever it raises is dealt with here."""
+        error: BaseException | None = None
+        try:
+            await app(scope, self.receive, self.send)
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+        except Exception as raised:
+            error = raised
+        self.application_ended(error)
+        error = None  # its traceback has this frame: a circle, that would keep what the application held
 
     async def receive(self) -> dict[str, Any]:
         if not self._connect_told:
@@ -82,7 +51,9 @@ class AsgiWebSocket(Endpoint):
             return {"type": "websocket.connect"}
         ws = self._ws
         if ws is None:
-            await self._nobody.wait()
+            await self._decided.wait()
+            ws = self._ws
+        if ws is None:
             self._left_told = True
             return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
         try:
@@ -105,7 +76,7 @@ class AsgiWebSocket(Endpoint):
         elif kind == "websocket.close":
             self._refuse(403, "The application refused this connection.\n")
         elif kind == "websocket.http.response.start":
-            self._denial = message["status"], message.get("headers", ()), []
+            self._denial = _denial_start(message)
         elif kind == "websocket.http.response.body" and self._denial is not None:
             status, headers, pieces = self._denial
             pieces.append(message.get("body", b""))
@@ -117,8 +88,12 @@ class AsgiWebSocket(Endpoint):
     async def _send_open(self, ws: WebSocket, kind: str, message: dict[str, Any]) -> None:
         if kind == "websocket.send":
             data = message.get("bytes")
+            if data is None:
+                data = message.get("text")
+            if data is None:
+                raise LocalError("websocket.send without a message: expected 'bytes' or 'text'")
             try:
-                await ws.send(data if data is not None else message["text"])
+                await ws.send(data)
             except ConnectionClosed as closed:
                 self._left_told = True
                 raise ConnectionResetError(str(closed)) from closed
@@ -137,21 +112,21 @@ class AsgiWebSocket(Endpoint):
             headers=[(bytes(name), bytes(value)) for name, value in message.get("headers", ())],
             pull=True,
         )
+        self._decided.set()
         if self._ws is None:
             self._refused = self._left_told = True
-            self._nobody.set()
             raise ConnectionResetError("the client has left, or the server stops")
 
     def _refuse(self, status: int, body: str | bytes, headers: Any = ()) -> None:
         self._refused = True
-        self._nobody.set()
+        self._decided.set()
         self._switch.refuse(status, body, [(bytes(name), bytes(value)) for name, value in headers])
 
     def application_ended(self, error: BaseException | None) -> None:
         """The application returned, or raised `error`: end what it left open."""
         stopped = isinstance(error, asyncio.CancelledError) and self._server.stopping
         if error is not None and self._left_told:
-            logger.info("the client has left; an application ended with %r on a WebSocket", error)
+            logger.debug("the client has left; an application ended with %r on a WebSocket", error)
         elif error is not None and not stopped:
             logger.error("an application failed on a WebSocket", exc_info=error)
         elif self._ws is None and not self._refused and not self._left_told and not stopped:
@@ -164,6 +139,16 @@ class AsgiWebSocket(Endpoint):
             ws.close(1011, "internal error")
         else:
             ws.close(1000)
+
+
+def _denial_start(message: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]], list[bytes]]:
+    """What ``websocket.http.response.start`` begins with, checked."""
+    status = message["status"]
+    if not isinstance(status, int) or not 200 <= status <= 999:
+        raise LocalError(f"status {status!r}: expected a number from 200 to 999")
+    headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+    encode_headers(headers)
+    return status, headers, []
 
 
 class Lifespan:

@@ -1,7 +1,7 @@
 """One HTTP request and its answer by an ASGI application (ASGI 3.0, HTTP scope).
 
-Owns the body that has come and not been read, and the writing of one response: its head, the framing of its body, and
-waiting while the peer is slow. Nothing that an application returns can split a response: it raises instead.
+Owns the body that has come and not been read, and waiting: for the body, for room while the peer is slow, for the
+peer's end. What is written is `response`'s affair.
 """
 
 from __future__ import annotations
@@ -9,100 +9,91 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Final
 
 from portico.errors import LocalError
-from portico.net.stream import Stream
+from portico.server.awaitables import DONE, Ready
+from portico.server.files import send_file
+from portico.server.response import Response
+from portico.server.scopes import http_base
 from portico.server.switch import INTERNAL_ERROR
-from portico.wire.headers import encode_headers
-from portico.wire.http1 import RequestHead, simple_response, status_line
+from portico.wire.http1 import RequestHead, simple_response
 
 if TYPE_CHECKING:
     from portico.server.connection import HttpConnection
 
 logger = logging.getLogger("portico.server")
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+TO_SEND: Final = (
+    "http.response.start, http.response.body, http.response.trailers, http.response.early_hint, http.response.pathsend "
+    "or http.response.zerocopysend"
+)
 
 
-class Exchange:
+class Exchange(Response):
     """A request in its connection's queue; its application starts when those before it are answered.
 
-    - ``held``: body bytes that came and were not read. ``keep_alive``: whether another request may follow.
-    - ``begun``: its turn has come. ``started``: a part of its response is written. ``over``: all that there will be.
+    - ``held``: body bytes that came and were not read. ``begun``: its turn has come, at ``began``, in seconds of the
+      reactor's clock.
     """
 
     __slots__ = (
         "_body",
-        "_body_complete",
-        "_chunked",
-        "_connection",
         "_continue_due",
         "_disconnected",
         "_end_told",
-        "_head",
-        "_left",
+        "_given_up",
         "_left_told",
-        "_no_body",
+        "_logged",
+        "_ran",
+        "_scope",
+        "_task",
         "_wake_body",
         "_wake_room",
+        "began",
         "begun",
-        "head",
         "held",
-        "keep_alive",
-        "over",
-        "started",
     )
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
-        self._connection = connection
-        self.head = head
+        Response.__init__(self, connection, head)
         self.held = 0
-        self.keep_alive = head.keep_alive
         self.begun = False
-        self.started = False
-        self.over = False
-        self._body: deque[bytes] = deque()
-        self._body_complete = False
+        self.began = 0.0
+        self._body: deque[bytes] | None = None
         self._end_told = False  # the application has read the body's end
         self._continue_due = head.expect_continue
         self._disconnected = False
+        self._given_up = False  # it was answered for the application, or cut off
         self._left_told = False  # the application knows that the peer has left
-        self._head: tuple[int, bytes, bool] | None = None  # of the response: status, fields, whether Date is there
-        self._chunked = False
-        self._no_body = False
-        self._left: int | None = None  # bytes that the announced Content-Length still wants
+        self._task: asyncio.Task[None] | None = None
+        self._scope: dict[str, Any] | None = None
+        self._logged = False
+        self._ran = False  # the application has returned, or raised
         self._wake_body: asyncio.Event | None = None
         self._wake_room: asyncio.Event | None = None
 
-    @property
-    def stream(self) -> Stream:
-        """The connection's stream."""
-        return self._connection.stream
-
     # -- from the connection -------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """It is this request's turn to be answered."""
-        self.begun = True
-        connection = self._connection
-        if connection.refuse_plain(self.head):
-            self.over = True
-            return
-        mounted = connection.server.site.mount(self.head.path)
-        if mounted is not None:
-            connection.server.start_asgi_http(self, *mounted)
+    @property
+    def body_due(self) -> bool:
+        """Whether the peer has to send more of the body, and nobody told it to wait with it."""
+        return not (self._body_complete or self._continue_due or self.over)
 
     def body_came(self, piece: bytes) -> None:
         if self.over:
             return
+        if self._body is None:
+            self._body = deque()
         self._body.append(piece)
         self.held += len(piece)
-        self._wake(self._wake_body)
+        _wake(self._wake_body)
 
     def body_ended(self) -> None:
         self._body_complete = True
-        self._wake(self._wake_body)
+        _wake(self._wake_body)
 
     def broken_off(self) -> None:
         """What came next was malformed: if that was this request's own body, the rest of it will never come."""
@@ -113,34 +104,83 @@ class Exchange:
     def disconnected(self) -> None:
         """The peer has left, or shut its side."""
         self._disconnected = True
-        self._wake(self._wake_body)
+        _wake(self._wake_body)
+
+    def refused(self, status: int) -> None:
+        """Portico has answered by itself."""
+        self.over = True
+        self.status = status
+        self.log()
+
+    def give_up(self, status: int, text: str) -> None:
+        """The peer is too slow: it gets this answer, or the end of the one it is getting."""
+        self._given_up = True
+        self.disconnected()
+        if self.started:
+            self.log()
+            self.stream.abort(TimeoutError(text))
+        else:
+            self._connection.server.counters.refused[status] += 1
+            self._answer(status, text)
 
     def drained(self) -> None:
         """There is room in the outbox again."""
-        self._wake(self._wake_room)
+        _wake(self._wake_room)
 
-    @staticmethod
-    def _wake(event: asyncio.Event | None) -> None:
-        if event is not None:
-            event.set()
+    # -- the application -----------------------------------------------------------------------------------------
 
-    # -- the application's two callables -------------------------------------------------------------------------
+    def start(self, spawn: Any, app: Any, scope: dict[str, Any]) -> None:
+        """Let `app` answer, in a task of its own."""
+        self._scope = scope
+        task = spawn(self._run(app, scope))
+        if not self._ran:  # it may have done so already
+            self._task = task
+            self._connection.server.tasks.add(task)
 
-    async def receive(self) -> dict[str, Any]:
+    async def _run(self, app: Any, scope: dict[str, Any]) -> None:
+        error: BaseException | None = None
+        try:
+            await app(scope, self.receive, self.send)
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+        except Exception as raised:
+            error = raised
+        self._ran = True
+        if self._task is not None:
+            self._connection.server.tasks.discard(self._task)
+            self._task = None
+        if error is not None or not self.over:
+            self.application_ended(error)
+        error = None  # its traceback has this frame: a circle, that would keep what the application held
+
+    def receive(self) -> Awaitable[dict[str, Any]]:
         """ASGI ``receive``: ``http.request`` until the body has been read, then ``http.disconnect`` at the end."""
+        if self._body_complete and not self._end_told and not self.held:
+            self._end_told = True
+            return Ready({"type": "http.request", "body": b"", "more_body": False})
+        if self.held and self._body is not None:
+            return Ready(self._take_body())
+        return self._receive()
+
+    def _take_body(self) -> dict[str, Any]:
+        pieces = self._body or (b"",)
+        body = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+        self._body = None
+        self.held = 0
+        self._end_told = self._body_complete
+        self._connection.body_taken()
+        return {"type": "http.request", "body": body, "more_body": not self._end_told}
+
+    async def _receive(self) -> dict[str, Any]:
         if self._continue_due:
             self._continue_due = False
-            if not self._body and not self._body_complete and not self.started:
+            if not self.started:
                 self.stream.write(CONTINUE)
-        while not (self._body or self._body_complete or self._disconnected or self.over):
+                self._connection.watch_progress()
+        while not (self.held or self._body_complete or self._disconnected or self.over):
             await self._wait_body()
-        if self._body:
-            body = b"".join(self._body) if len(self._body) > 1 else self._body[0]
-            self._body.clear()
-            self.held = 0
-            self._end_told = self._body_complete
-            self._connection.body_taken()
-            return {"type": "http.request", "body": body, "more_body": not self._end_told}
+        if self.held:
+            return self._take_body()
         if self._body_complete and not self._end_told:
             self._end_told = True
             return {"type": "http.request", "body": b"", "more_body": False}
@@ -155,7 +195,7 @@ class Exchange:
         self._wake_body.clear()
         await self._wake_body.wait()
 
-    async def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> Awaitable[None]:
         """ASGI ``send``: ``http.response.start``, then ``http.response.body`` until ``more_body`` is False.
 
         Waits while the outbox is above ``Limits.high_water_bytes`` and more is to come. Raises OSError when the peer
@@ -163,120 +203,77 @@ class Exchange:
         """
         kind = message["type"]
         stream = self.stream
-        if stream.gone:
-            self._left_told = True
-            raise ConnectionResetError("the client has left")
+        if stream.gone or self._given_up:
+            return self._peer_left()
         if kind == "http.response.start":
-            if self._head is not None or self.started:
-                raise LocalError("http.response.start sent twice")
-            self._prepare(message)
-        elif kind == "http.response.body":
-            if self.over:
-                raise LocalError("http.response.body sent after the response was complete")
-            if self._head is None and not self.started:
-                raise LocalError("http.response.body sent before http.response.start")
-            self._write_body(bytes(message.get("body", b"")), bool(message.get("more_body", False)))
-            while stream.buffered > stream.high_water and not self.over:
-                await self._wait_room()
+            self.prepare(message)
+            return DONE
+        if kind == "http.response.body":
+            self._check_begun(kind)
+            piece = message.get("body", b"")
+            if self.write(piece if type(piece) is bytes else bytes(piece), bool(message.get("more_body", False))):
+                self._finish()
+        elif kind == "http.response.pathsend" or kind == "http.response.zerocopysend":
+            self._check_begun(kind)
+            return self._send_file(message)
+        elif kind == "http.response.early_hint":
+            self.hint(message["links"])
+        elif kind == "http.response.trailers":
+            if self.write_trailers(message.get("headers", ()), bool(message.get("more_trailers", False))):
+                self._finish()
         else:
-            raise LocalError(f"message {kind!r}: expected http.response.start or http.response.body")
+            raise LocalError(f"message {kind!r}: expected {TO_SEND}")
+        if stream.buffered > stream.high_water and not self.over:
+            return self._wait_room()
+        return DONE
 
-    async def _wait_room(self) -> None:
-        if self._wake_room is None:
-            self._wake_room = asyncio.Event()
-        self._wake_room.clear()
-        await self._wake_room.wait()
+    async def _peer_left(self) -> None:
+        """Say that the peer has left. Who waits in `receive` hears of it first, and may cancel the task that sends:
+        Django does, and cleans up after a request only so."""
+        if self._wake_body is not None and not self._left_told:
+            for _ in range(10):
+                await asyncio.sleep(0)
+        self._left_told = True
+        raise ConnectionResetError("the client has left")
 
-    # -- writing -------------------------------------------------------------------------------------------------
+    def _check_begun(self, kind: str) -> None:
+        if self.over:
+            raise LocalError(f"{kind} sent after the response was complete")
+        if not self.status:
+            raise LocalError(f"{kind} sent before http.response.start")
 
-    def _prepare(self, message: dict[str, Any]) -> None:
-        """Check the response's head, and keep it until the first piece of the body tells how that is framed."""
-        status = message["status"]
-        if not isinstance(status, int) or not 200 <= status <= 999:
-            raise LocalError(f"status {status!r}: expected a number from 200 to 999")
-        lines: list[tuple[bytes, bytes]] = []
-        keep_alive, dated = self.keep_alive, False
-        length: int | None = None
-        for name, value in message.get("headers", ()):
-            name, value = bytes(name), bytes(value)
-            lower = name.lower()
-            if lower == b"transfer-encoding":
-                continue  # framing is ours
-            if lower == b"connection":
-                keep_alive = keep_alive and b"close" not in value.lower()
-                continue
-            if lower == b"content-length":
-                if length is not None:
-                    raise LocalError("two Content-Length headers: expected one")
-                length = _content_length(value)
-            dated = dated or lower == b"date"
-            lines.append((name, value))
-        if status == 204 and length is not None:
-            raise LocalError("a 204 response has no Content-Length (RFC 9110 §8.6)")
-        self._head = status, encode_headers(lines), dated
-        self._no_body = self.head.method == "HEAD" or status in (204, 304)
-        self._left = None if self._no_body else length
-        self.keep_alive = keep_alive
-
-    def _head_bytes(self, status: int, fields: bytes, dated: bool, first: bytes, more: bool) -> bytes:
-        """The response's head; how its body is framed (RFC 9112 §6) is decided here."""
-        lines: list[tuple[bytes, bytes]] = []
-        if self._left is None and not self._no_body:
-            if not more:
-                self._left = len(first)
-                lines.append((b"content-length", b"%d" % len(first)))
-            elif self.head.version == "1.1":
-                self._chunked = True
-                lines.append((b"transfer-encoding", b"chunked"))
-            else:
-                self.keep_alive = False
-        if not dated:
-            lines.append((b"date", self._connection.server.date()))
-        if self._connection.server.stopping or not (more or self._body_complete):
-            self.keep_alive = False  # a body that nobody read may be long: the connection ends rather than read it
-        if not self.keep_alive:
-            lines.append((b"connection", b"close"))
-        elif self.head.version == "1.0":
-            lines.append((b"connection", b"keep-alive"))
-        return status_line(status) + fields + encode_headers(lines) + b"\r\n"
-
-    def _write_body(self, piece: bytes, more: bool) -> None:
-        if self._no_body:
-            piece = b""
-        elif self._left is not None and (len(piece) > self._left or (len(piece) < self._left and not more)):
-            self._misframed("longer" if len(piece) > self._left else "shorter")
-        out = b""
-        if self._head is not None:
-            out = self._head_bytes(*self._head, piece, more)
-            self._head = None
-            self.started = True
-        if self._left is not None:
-            self._left -= len(piece)
-        if self._chunked:
-            if piece:
-                out += b"%x\r\n" % len(piece) + piece + b"\r\n"
-            if not more:
-                out += b"0\r\n\r\n"
-        else:
-            out = out + piece if out else piece
-        self.stream.write(out)
-        if not more:
+    async def _send_file(self, message: dict[str, Any]) -> None:
+        """A file as the next piece of the body, or as the whole of it."""
+        if await send_file(self, message, bool(message.get("more_body", False))):
             self._finish()
 
-    def _misframed(self, how: str) -> None:
-        if self.started:  # the peer sees that the response is cut
-            self.over = True
-            self.stream.abort()
-        raise LocalError(f"the application sent a body {how} than its Content-Length")
+    async def wait_room(self) -> None:
+        """Until the outbox is below its mark; raises OSError where the peer has left meanwhile."""
+        await self._wait_room()
+        if self.stream.gone:
+            self._left_told = True
+            raise ConnectionResetError("the client has left")
+
+    async def _wait_room(self) -> None:
+        stream = self.stream
+        while stream.buffered > stream.high_water and not self.over:
+            if self._wake_room is None:
+                self._wake_room = asyncio.Event()
+            self._wake_room.clear()
+            await self._wake_room.wait()
+
+    # -- the end -------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
         """The response is complete."""
         self.over = True
-        self._wake(self._wake_body)
+        if self._wake_body is not None:
+            self._wake_body.set()
         if not self._body_complete:
             self.keep_alive = False
-        self._body.clear()
+        self._body = None
         self.held = 0
+        self.log()
         self._connection.exchange_over()
 
     def application_ended(self, error: BaseException | None) -> None:
@@ -284,16 +281,41 @@ class Exchange:
         self._log_end(error)
         if self.over or self.stream.gone:
             return
-        self.over = True
         if self.started:
+            self.over = True
+            self.log()
             self.stream.abort()  # the peer sees that the response is cut
-            return
+        elif self._left_told:
+            self.over = True
+            self.keep_alive = False
+            self.log()
+            self._connection.exchange_over()
+        else:
+            self._answer(500, INTERNAL_ERROR)
+
+    def _answer(self, status: int, text: str) -> None:
+        """Answer in the application's place, and close."""
+        self.over = self.started = True
+        self.status = status
         self.keep_alive = False
-        if not self._left_told:
-            date = self._connection.server.date()
-            self.stream.write(simple_response(500, INTERNAL_ERROR, head_only=self.head.method == "HEAD", date=date))
-            self.started = True
+        date = self._connection.server.date()
+        self.stream.write(simple_response(status, text, head_only=self.head.method == "HEAD", date=date))
+        self.log()
         self._connection.exchange_over()
+
+    def log(self) -> None:
+        """The access line, once: where the answer is complete, or cut. A client that left before it began gets 499."""
+        access = self._connection.server.access
+        if access is None or self._logged:
+            return
+        self._logged = True
+        head = self.head
+        scope = self._scope if self._scope is not None else http_base(self._connection.server, self.stream)
+        agent = next((value for name, value in head.headers if name == b"user-agent"), b"")
+        client, scheme = scope["client"], scope["scheme"]
+        access.request(
+            head.method, head.target, head.version, self.status or 499, self.sent, self.began, client, scheme, agent
+        )
 
     def _log_end(self, error: BaseException | None) -> None:
         what = f"{self.head.method} {self.head.path[:200]!r}"
@@ -301,12 +323,11 @@ class Exchange:
             if not (self.over or self.stream.gone or self._left_told):
                 logger.error("an application ended without a whole response to %s", what)
         elif self._left_told:
-            logger.info("the client has left; an application ended with %r at %s", error, what)
+            logger.debug("the client has left; an application ended with %r at %s", error, what)
         elif not (isinstance(error, asyncio.CancelledError) and self._connection.server.stopping):
             logger.error("an application failed at %s", what, exc_info=error)
 
 
-def _content_length(value: bytes) -> int:
-    if not value.isdigit() or len(value) > 18:
-        raise LocalError(f"Content-Length {value!r}: expected one number")
-    return int(value)
+def _wake(event: asyncio.Event | None) -> None:
+    if event is not None:
+        event.set()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from portico.errors import LocalError, ProtocolError, Refuse
+from portico.net.stream import Stream
 from portico.server.app import Options, Route
 from portico.websocket import Endpoint, Settings, WebSocket
 from portico.wire.deflate import Codec
@@ -29,7 +30,7 @@ from portico.wire.handshake import (
 )
 from portico.wire.http1 import RequestHead
 from portico.wire.messages import Messages
-from portico.wire.request import Request
+from portico.wire.request import ForwardedRequest, Request
 
 if TYPE_CHECKING:
     from portico.server.connection import HttpConnection
@@ -52,8 +53,19 @@ class Switch:
         self.on_abandoned: Callable[[], None] | None = None  # called when there is nobody left to be answered
         self.upgrade: Upgrade | None = None
         stream = connection.stream
+        server = connection.server
         scheme: Literal["ws", "wss"] = "wss" if stream.tls else "ws"
-        self.request = Request(head, connection.server.peer(stream), connection.server.local(stream), scheme)
+        if server.proxies is None:
+            self.request = Request(head, server.peer(stream), server.local(stream), scheme)
+        else:
+            seen = server.proxies.seen(stream, head.headers)
+            scheme = "wss" if seen.scheme == "https" else "ws"
+            self.request = ForwardedRequest(head, seen.client, server.local(stream), scheme, seen.host)
+
+    @property
+    def stream(self) -> Stream:
+        """The connection's stream."""
+        return self._connection.stream
 
     def begin(self) -> None:
         """Answer at once, or start whoever will."""
@@ -66,7 +78,8 @@ class Switch:
             self.upgrade = check_upgrade(self._head)
             if route is None and mounted is None:
                 raise HandshakeRefused(404, "Nothing is served at this path.")
-            check_origin(self.upgrade.origin, self.upgrade.host, self.request.scheme, options.origins)
+            host = self.upgrade.host if server.proxies is None else self.request.host
+            check_origin(self.upgrade.origin, host, self.request.scheme, options.origins)
             parse(self.upgrade.extensions)  # malformed, it is refused also where no compression is wanted
         except ProtocolError as error:
             headers = error.headers if isinstance(error, HandshakeRefused) else ()
@@ -154,13 +167,17 @@ class Switch:
         agreed = accept_offer(upgrade.extensions, options.deflate) if upgrade.extensions else None
         answer = agreed[1] if agreed else None
         stream.write(switch_response(upgrade.key, subprotocol, answer, headers))
-        stream.flush()  # whatever becomes of the messages that follow, the answer is out
-        if stream.gone:
+        stream.flush_within()  # whatever becomes of the messages that follow, the answer is out
+        if not self._connection.stream.open:
             return None  # the peer has left
         codec = Codec(agreed[0], options.deflate, client=False) if agreed and options.deflate else None
         self.request.forget()
         wire = Messages(options.limits, codec)
         ws = WebSocket(stream, wire, settings, endpoint, self.request, subprotocol=subprotocol, user=user, pull=pull)
+        access = self._connection.server.access
+        if access is not None:
+            settings.on_end = access.closed
+            access.opened(ws)
         tail = self._connection.switched()
         stream.high_water = options.limits.high_water_bytes
         stream.resume()

@@ -22,6 +22,10 @@ class Body(Protocol):
 
     done: bool
 
+    @property
+    def left(self) -> int:
+        """How many of the next bytes are its own, at least."""
+
     def take(self, data: bytes, pos: int, pieces: list[bytes]) -> int: ...
 
 
@@ -45,10 +49,11 @@ class LengthBody:
 class UnboundedBody:
     """A response's body that ends with the connection (RFC 9112 §6.3, item 8)."""
 
-    __slots__ = ("done",)
+    __slots__ = ("done", "left")
 
     def __init__(self) -> None:
         self.done = False
+        self.left = 1 << 62
 
     def take(self, data: bytes, pos: int, pieces: list[bytes]) -> int:
         pieces.append(data[pos:])
@@ -58,12 +63,12 @@ class UnboundedBody:
 class ChunkedBody:
     """A body in the chunked coding (RFC 9112 §7.1). Chunk extensions and trailer fields are checked and dropped."""
 
-    __slots__ = ("_fields_left", "_left", "_line", "_state", "_trailer_bytes_left", "done")
+    __slots__ = ("_fields_left", "_line", "_state", "_trailer_bytes_left", "done", "left")
 
     def __init__(self, max_trailer_bytes: int, max_trailers: int) -> None:
         self.done = False
         self._state = _SIZE
-        self._left = 0
+        self.left = 0
         self._line = bytearray()
         self._trailer_bytes_left = max_trailer_bytes
         self._fields_left = max_trailers
@@ -72,11 +77,11 @@ class ChunkedBody:
         size = len(data)
         while pos < size and not self.done:
             if self._state == _DATA:
-                piece = data[pos : pos + self._left]
+                piece = data[pos : pos + self.left]
                 pieces.append(piece)
                 pos += len(piece)
-                self._left -= len(piece)
-                if not self._left:
+                self.left -= len(piece)
+                if not self.left:
                     self._state = _DATA_END
             elif self._state == _TRAILERS:
                 pos = self._take_trailer(data, pos)
@@ -93,8 +98,8 @@ class ChunkedBody:
             if match is None:
                 raise Bad(400, "malformed chunk: expected its size in hexadecimal digits (RFC 9112 §7.1)")
             self._line.clear()
-            self._left = int(match[1], 16)
-            self._state = _DATA if self._left else _TRAILERS
+            self.left = int(match[1], 16)
+            self._state = _DATA if self.left else _TRAILERS
         return pos
 
     def _take_data_end(self, data: bytes, pos: int) -> int:
@@ -122,7 +127,7 @@ class ChunkedBody:
             check_field_line(line[:-2])
             self._fields_left -= 1
             if self._fields_left < 0:
-                raise Bad(431, "too many trailer fields")
+                raise Bad(431, "too many trailer fields", "max_headers")
         return pos
 
     def _take_line(self, data: bytes, pos: int, limit: int, status: int, what: str) -> int:
@@ -132,5 +137,6 @@ class ChunkedBody:
         stop = end + 1 if end >= 0 else min(len(data), pos + room)
         self._line += data[pos:stop]
         if end < 0 and len(self._line) >= limit:
-            raise Bad(status, f"{what} is longer than its limit of {limit} bytes")
+            name = "max_head_bytes" if status == 431 else ""
+            raise Bad(status, f"{what} is longer than its limit of {limit} bytes", name)
         return stop

@@ -251,7 +251,7 @@ def check_origin(
             return
         wanted = f"its own, {expected!r}"
         if came is not None and origin.lower().partition("://")[2] == host.lower():
-            wanted += " (a proxy that ends TLS must tell the scheme, and be trusted to)"
+            wanted += " (a proxy that ends TLS must tell the scheme, and be named in trusted_proxies)"
     else:
         if any(_allows(entry, origin) for entry in allowed):
             return
@@ -304,7 +304,7 @@ def client_request(
     Raises LocalError where an argument can't be sent as it is. The answer's head goes to `check_response`.
     """
     if _TARGET.fullmatch(target) is None:
-        raise LocalError(f"target {target!r}: expected a percent-encoded path that begins with /")
+        raise LocalError(f"target {target.partition('?')[0]!r}: expected a percent-encoded path that begins with /")
     if len(set(subprotocols)) != len(subprotocols):
         raise LocalError(f"subprotocols {list(subprotocols)!r}: expected each one once (RFC 6455 §4.1)")
     lines = [
@@ -331,6 +331,8 @@ def check_response(
     headers = Headers(head.headers)
     if head.status != 101:
         raise _failed(head, f"the server answered {head.status} {head.reason}".rstrip() + ", expected 101")
+    if head.version != "1.1":
+        raise _failed(head, f"expected HTTP/1.1 or higher in the answer, but it came as HTTP/{head.version}")
     if headers.tokens("upgrade") != ["websocket"]:
         raise _failed(head, f"expected Upgrade: websocket in the answer, {_came(headers, 'Upgrade')}")
     if "upgrade" not in headers.tokens("connection"):

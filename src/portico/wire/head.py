@@ -32,13 +32,15 @@ Line = re.Match[bytes]
 
 class Rejected:
     """The peer's message can't be accepted: ``status`` is the HTTP status that answers it, ``reason`` a plain text
-    that the peer may see. The caller answers and closes; the parser ignores whatever comes after."""
+    that the peer may see. The caller answers and closes; the parser ignores whatever comes after. ``limit`` names the
+    limit of `portico.Limits` that the message went over, if it was that."""
 
-    __slots__ = ("reason", "status")
+    __slots__ = ("limit", "reason", "status")
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, limit: str = "") -> None:
         self.status = status
         self.reason = reason
+        self.limit = limit
 
     def __repr__(self) -> str:
         return f"Rejected({self.status}, {self.reason!r})"
@@ -53,9 +55,9 @@ class Rejected:
 class Bad(Exception):
     """Carries a Rejected up to the parser that will return it."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, limit: str = "") -> None:
         super().__init__(reason)
-        self.rejected = Rejected(status, reason)
+        self.rejected = Rejected(status, reason, limit)
 
 
 class Grammar:
@@ -98,6 +100,11 @@ class HeadReader:
     def started(self) -> bool:
         """Whether a head has begun and not ended; the CR of an empty line before it is no beginning."""
         return self._partial is not None and self._partial != b"\r"
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was collected or skipped: the next byte is a message's first."""
+        return self._partial is None and not self._empty_lines
 
     def take(self, data: bytes, pos: int) -> tuple[Line | None, bytes, int]:
         """Read on from ``data[pos:]``: the match of a whole and well-formed head, or None while it is partial, and
@@ -185,8 +192,8 @@ class HeadReader:
             return _forbidden(found)
         if not head.endswith(_END):
             if end < 0:
-                return Bad(414, f"the first line is longer than {self._max_bytes} bytes")
-            return Bad(431, f"the head is longer than {self._max_bytes} bytes")
+                return Bad(414, f"the first line is longer than {self._max_bytes} bytes", "max_head_bytes")
+            return Bad(431, f"the head is longer than {self._max_bytes} bytes", "max_head_bytes")
         for line in head[end + 2 : -4].split(b"\r\n"):
             check_field_line(line)
         return Bad(400, "malformed head")

@@ -24,6 +24,8 @@ class Request:
 
     - ``client``, ``server``: the two addresses as (host, port), or None on a Unix socket.
     - ``scheme``: "http", "https", "ws" or "wss", as the client used it.
+
+    Behind a trusted proxy ``client``, ``scheme`` and ``host`` are what that says of its client.
     - ``raw``: the head as it came, with its empty line.
     """
 
@@ -70,6 +72,11 @@ class Request:
         return self.head.raw_path
 
     @property
+    def host(self) -> str:
+        """The host that the client asked, with its port where it named one; empty where there is none (HTTP/1.0)."""
+        return self.headers.get("host", "") or ""
+
+    @property
     def query_string(self) -> str:
         """What follows the ``?`` of the target, as it came."""
         return self.head.query.decode("ascii")
@@ -113,3 +120,19 @@ class Request:
     def __repr__(self) -> str:
         # Without the query and the headers: tokens travel there, and this text ends in logs.
         return f"Request({self.method} {self.path!r}, client={self.client!r}, scheme={self.scheme!r})"
+
+
+class ForwardedRequest(Request):
+    """A request that came through a trusted proxy, perhaps with another ``host`` than its Host header."""
+
+    __slots__ = ("_host",)
+
+    def __init__(
+        self, head: RequestHead, client: Address | None, server: Address | None, scheme: Scheme, host: str | None
+    ) -> None:
+        super().__init__(head, client, server, scheme)
+        self._host = host
+
+    @property
+    def host(self) -> str:
+        return self._host if self._host is not None else super().host

@@ -12,6 +12,8 @@ from portico.errors import LocalError
 PORTS: Final = {"ws": 80, "wss": 443}
 _PARTS = re.compile(r"(?:([^:/?#]*+):)?(?://([^/?#]*+))?([^?#]*+)(?:\?([^#]*+))?(?:#(.*+))?", re.DOTALL)
 _NOT_ALLOWED = re.compile(r"[\x00-\x20\x7f\\^`{|}\"<>]|%(?![0-9A-Fa-f]{2})")
+_QUERY = re.compile(r"[?#]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+://")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=]++")
@@ -25,6 +27,7 @@ class Uri:
     - ``secure``: whether it is ``wss:``. ``host``: a name in ASCII or an address, without brackets. ``port``.
     - ``target``: path and query for the request line; "/" where the URI has no path.
     - ``credentials``: user and password where the URI has them, or None. They are never part of ``str(uri)``.
+    - ``shown``: what errors and logs say of it: no query, which may have a token in it, and no credentials.
     """
 
     __slots__ = ("credentials", "host", "port", "secure", "target")
@@ -54,6 +57,11 @@ class Uri:
         """What has to be the same for credentials to be sent again: scheme, host and port."""
         return self.scheme, self.host.lower(), self.port
 
+    @property
+    def shown(self) -> str:
+        """Scheme, authority and path."""
+        return f"{self.scheme}://{self.authority}{self.target.partition('?')[0]}"
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.target}"
 
@@ -62,22 +70,27 @@ class Uri:
 
 
 def parse_uri(text: str) -> Uri:
-    """`text` as a `Uri`. Raises LocalError, which says what was expected and what came, and never a password."""
+    """`text` as a `Uri`. Raises LocalError, which says what was expected and what came, but never user information,
+    query or fragment."""
     if not isinstance(text, str):
         raise LocalError(f"URI: expected a str, got {type(text).__name__}")
     return _Reader(text).uri()
 
 
 class _Reader:
-    """Reads one URI. What it says of a wrong one shows nothing that might be user or password."""
+    """Reads one URI. What it says of a wrong one never shows what might be user information, a query or a fragment."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._shown = text
         before, at, after = text.rpartition("@")
-        if at:  # also one that stands behind an unescaped / or ? or # in a password
-            scheme = _SCHEME.match(before)
-            self._shown = (scheme.group() if scheme else "") + "…@" + after
+        scheme = _SCHEME.match(before)
+        begins = (scheme.group() if scheme else "") + "…" if at else ""
+        if at and _QUERY.search(before):  # is it a password's ? and a host, or a query's @ and a token?
+            self._visible, self._shown = "", begins
+            return
+        self._visible = _QUERY.split(after, maxsplit=1)[0]
+        cut = after[len(self._visible) :]
+        self._shown = begins + at + self._visible + (cut[0] + "…" if cut else "")
 
     def uri(self) -> Uri:
         match = _PARTS.match(self._text)
@@ -103,7 +116,7 @@ class _Reader:
 
     def _piece(self, piece: str) -> str:
         """A piece of the URI for an error, where that can't be part of a password."""
-        return repr(piece) if piece in self._shown.partition("…@")[2] or self._shown == self._text else "something else"
+        return repr(piece) if piece in self._visible else "something else"
 
     def _check(self, part: str, *, secret: bool = False) -> None:
         wrong = _NOT_ALLOWED.search(part) or _SURROGATE.search(part)
@@ -114,7 +127,14 @@ class _Reader:
     def _credentials(self, user: str) -> tuple[str, str]:
         self._check(user, secret=True)
         name, _, password = user.partition(":")
-        name, password = unquote(name), unquote(password)
+        try:
+            name, password = unquote(name, errors="strict"), unquote(password, errors="strict")
+        except UnicodeDecodeError:
+            self._wrong("user and password are percent-encoded UTF-8; send others in a header of your own")
+        if "@" in user:
+            self._wrong("an @ in a user's name or password is written %40 (RFC 3986 §3.2.1)")
+        if _CONTROL.search(name + password):
+            self._wrong("user and password can't have control characters in them (RFC 7617 §2)")
         if ":" in name:
             self._wrong("a user's name can't have a colon in it (RFC 7617 §2)")
         return name, password
@@ -132,7 +152,7 @@ class _Reader:
 
     def _address(self, address: str) -> str:
         if "%" in address:
-            self._wrong("a zone (%…) has no place in a URI (RFC 3986 §3.2.2)")
+            self._wrong("a zone (%…) has no place in a URI (RFC 3986 §3.2.2); connect a socket yourself and pass sock=")
         try:
             return str(ipaddress.IPv6Address(address))
         except ValueError:

@@ -1,0 +1,34 @@
+cimport cython
+from portico.net.stream cimport Stream as Wire
+from portico.wire.framing cimport RequestHead as Head
+
+
+@cython.final
+cdef class Dates:
+    cdef object _second
+    cdef bytes _line
+
+    cpdef bytes line(self)
+
+
+cdef class Response:
+    cdef object _connection
+    cdef readonly Wire stream
+    cdef readonly Head head
+    cdef public bint keep_alive, started, over
+    cdef readonly int status
+    cdef readonly object sent
+    cdef bint _body_complete, _dated, _announced, _chunked, _no_body, _body_ended, _trailers_said
+    cdef bytes _fields
+    cdef object _left
+    cdef list _trailers
+
+    @cython.locals(lines=list)
+    cpdef prepare(self, dict message)
+    cpdef announce(self, size)
+    @cython.locals(parts=list)
+    cdef bytes _head_bytes(self, Py_ssize_t size, bint more)
+    cpdef bytes frame(self, Py_ssize_t size, bint more)
+    @cython.locals(before=bytes, after=bytes)
+    cpdef bint write(self, bytes piece, bint more) except -1
+    cdef _misframed(self, how)

@@ -1,0 +1,1 @@
+cpdef bytes status_line(int status)
