@@ -23,7 +23,8 @@ from portico.net import reactor as _reactor  # noqa: E402
 from portico.net.certificates import Certificates  # noqa: E402
 from portico.rooms import Room  # noqa: E402
 from portico.server.app import App  # noqa: E402
-from portico.server.server import Connection, Server, run, serve  # noqa: E402
+from portico.server.connections import Connection  # noqa: E402
+from portico.server.server import Server, run, serve  # noqa: E402
 from portico.websocket import Endpoint, Sent, WebSocket  # noqa: E402
 from portico.wire.request import Request  # noqa: E402
 

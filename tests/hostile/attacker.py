@@ -184,7 +184,8 @@ async def echoes(victim: Target, peer: Peer) -> None:
 
 async def leaves_nothing(victim: Target, come_and_go: Callable[[], Awaitable[None]], most: int) -> Spent:
     """What the last of a few rounds spends, each of which may leave `most` bytes behind: a leak leaves more each time,
-    an allocator that keeps memory for the next round does not."""
+    an allocator that keeps memory for the next round does not. A first round is not measured."""
+    await come_and_go()
     for _ in range(5):
         with victim.spending() as spent:
             await come_and_go()

@@ -59,8 +59,8 @@ class Response:
 
     __slots__ = (
         "_announced",
-        "_body_ended",
         "_body_complete",
+        "_body_ended",
         "_chunked",
         "_connection",
         "_dated",

@@ -25,6 +25,7 @@ from portico.server.access import AccessLog
 from portico.server.app import App, AsgiApp, Authenticate, Options, Origins, Route
 from portico.server.asgi import AsgiWebSocket, Lifespan
 from portico.server.connection import HttpConnection
+from portico.server.connections import Connection, pair
 from portico.server.drain import HEAR_S, hear_out, send_away, stop_all, until_signal
 from portico.server.eager import Tasks, spawner
 from portico.server.handlers import Coroutines
@@ -39,71 +40,6 @@ from portico.wire.proxy_protocol import Client
 SPARE_CONNECTIONS = 64  # over the cap, how many are kept long enough to be told so
 
 Address = tuple[str, int]
-
-
-class Connection:
-    """One connection on the port, as `Server.connections` shows it."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    @property
-    def websocket(self) -> WebSocket | None:
-        """Its WebSocket, once it has switched."""
-        protocol = self._stream.protocol
-        return protocol if isinstance(protocol, WebSocket) else None
-
-    @property
-    def id(self) -> str:
-        """Unique among the server's connections."""
-        return f"{self._stream.fd}-{self._stream.opened:.6f}"
-
-    @property
-    def protocol(self) -> str:
-        """One of "http/1.1" and "websocket"."""
-        return "http/1.1" if self.websocket is None else "websocket"
-
-    @property
-    def tls(self) -> bool:
-        return self._stream.tls
-
-    @property
-    def local(self) -> Any:
-        """Our address, (host, port) on TCP."""
-        return _pair(self._stream.local)
-
-    @property
-    def peer(self) -> Any:
-        """The peer's address, (host, port) on TCP."""
-        return _pair(self._stream.peer)
-
-    @property
-    def state(self) -> str:
-        """One of "open", "closing" and "closed"."""
-        ws = self.websocket
-        if self._stream.gone:
-            return "closed"
-        return "open" if self._stream.open and (ws is None or ws.sending) else "closing"
-
-    @property
-    def age_s(self) -> float:
-        return max(0.0, self._stream.reactor.clock() - self._stream.opened)
-
-    @property
-    def bytes_in(self) -> int:
-        return self._stream.bytes_in
-
-    @property
-    def bytes_out(self) -> int:
-        return self._stream.bytes_out
-
-    @property
-    def latency(self) -> float | None:
-        """Round trip of the last answered ping in seconds, or None."""
-        ws = self.websocket
-        return None if ws is None else ws.latency
 
 
 class Server:
@@ -196,7 +132,7 @@ class Server:
             )
         if isinstance(self._ssl, Certificates):
             self._watch = self._ssl.watch()
-        self._addresses = [_pair(listener.address) for listener in self._listeners]
+        self._addresses = [pair(listener.address) for listener in self._listeners]
         if self.access is not None and self.access.enabled:
             self.access.begin(asyncio.get_running_loop(), self._reactor.clock)
         else:
@@ -364,7 +300,7 @@ class Server:
 
     def peer(self, stream: Stream) -> Address | None:
         """The client's (host, port), None on a Unix socket."""
-        address = _pair(stream.peer)
+        address = pair(stream.peer)
         return address if isinstance(address, tuple) else None
 
     def local(self, stream: Stream) -> Address | None:
@@ -374,8 +310,8 @@ class Server:
         address = getattr(stream.listener, "address", None)
         if isinstance(address, tuple) and address[0] in ("0.0.0.0", "::"):
             address = stream.local
-        pair = _pair(address)
-        return pair if isinstance(pair, tuple) else None
+        local = pair(address)
+        return local if isinstance(local, tuple) else None
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -437,11 +373,6 @@ class Server:
             scope["user"] = user
         loop = asyncio.get_running_loop()
         self.keep(spawner(loop, "websocket request")(bridge.run(app, scope)))
-
-
-def _pair(address: Any) -> Any:
-    """(host, port) of a socket address; of an IPv6 one, too."""
-    return address[:2] if isinstance(address, tuple) and len(address) > 2 else address
 
 
 def serve(
