@@ -117,10 +117,12 @@ class Room:
                 stream.write(self._packed(wire.codec, opcode, payload, frame, packed))
             else:
                 stream.write(frame)
+            wire.sent += 1
             taken += 1
         if slow is not None:
             for ws in slow:
                 if self._send_slow(ws, opcode, payload, frame):
+                    ws.wire.sent += 1
                     taken += 1
         if policy == LATEST:
             self._last = (frame, *packed.values()) if packed is not None else (frame,)

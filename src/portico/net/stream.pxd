@@ -46,6 +46,8 @@ cdef class Stream(Source):
     cpdef resume(self)
     cdef _set_interest(self, int interest)
     cpdef write(self, data)
+    cpdef send_file(self, int fd, int64_t offset, int64_t count)
+    cdef _break(self, error)
     cpdef flush(self)
     cpdef flush_within(self)
     @cython.locals(out=list, count=Py_ssize_t, size=Py_ssize_t, sent=Py_ssize_t, protocol=Protocol)

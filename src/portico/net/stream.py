@@ -25,6 +25,7 @@ MAX_WRITE_BYTES: Final = 256 * 1024
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 FINISH_BYTES: Final = 4096  # less than this in a stretch of the time to finish is no progress
+SHORT_BYTES: Final = 4096  # a second write in the same turn may follow
 SMALL_ENTRY: Final = 512  # the object around it weighs more than many a message: these are put together
 ENTRY_BYTES: Final = 16384
 LAST_READS: Final = 16  # of a stream that can't be written any more
@@ -263,8 +264,35 @@ class Stream(Source):
         if not self._blocked and not self.in_dirty:
             self.reactor.mark(self)
 
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """Write up to `count` bytes of a file from `offset` on, within the kernel (os.sendfile); not under TLS.
+
+        Returns how many went. 0 with `blocked`, or with an outbox that is not empty: `drained` is called when there is
+        room; 0 otherwise: the file has ended, or this stream has, which `open` tells.
+        """
+        if self._out is not None and not self._blocked:
+            self.flush_within()
+        if self._state != OPEN:
+            return 0
+        if self._out is not None or self._blocked:
+            self._told = True
+            return 0
+        try:
+            sent = os.sendfile(self.sock.fileno(), fd, offset, count)
+        except (BlockingIOError, InterruptedError):
+            sent = -1
+        except OSError as error:
+            self._break(error.with_traceback(None))
+            return 0
+        if sent:
+            self.bytes_out += max(sent, 0)
+            if sent < count:
+                self._blocked = self._told = True
+                self._wait_writable()
+        return max(sent, 0)
+
     def flush(self) -> None:
-        """Write what the socket takes of the outbox, with one call. For the reactor: it may end the stream."""
+        """Write what the socket takes of the outbox, with one call or two. For the reactor: it may end the stream."""
         error = self._flush()
         if error is not None:
             self._end_broken(error)
@@ -274,36 +302,47 @@ class Stream(Source):
         callback is called within this one."""
         error = self._flush()
         if error is not None:
-            state, self._state = self._state, BROKEN
-            self.protocol.broken()
-            self.reactor.soon(self, partial(self._end_broken, error, state))
+            self._break(error)
+
+    def _break(self, error: OSError) -> None:
+        state, self._state = self._state, BROKEN
+        self.protocol.broken()
+        self.reactor.soon(self, partial(self._end_broken, error, state))
 
     def _flush(self) -> OSError | None:
         out = self._out
-        if out is None or self._blocked:
+        if self._blocked:
             return None
-        count = len(out)
-        if count == 1:
-            data = out[0]
-        else:
-            data, count = self._join(out)
-        size = len(data)
-        try:
-            sent = self._send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as error:
-            self._out = None
-            self.buffered = 0
-            return error.with_traceback(None)
-        self.bytes_out += sent
-        self.buffered -= sent
-        if sent == size and count == len(out):
-            self._out = None
-        else:
+        if out is None:
+            if self._told:  # a file was being sent
+                self._told = False
+                self.protocol.drained()
+            return None
+        while True:
+            count = len(out)
+            if count == 1:
+                data = out[0]
+            else:
+                data, count = self._join(out)
+            size = len(data)
+            try:
+                sent = self._send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._out = None
+                self.buffered = 0
+                return error.with_traceback(None)
+            self.bytes_out += sent
+            self.buffered -= sent
+            if sent == size and count == len(out):
+                self._out = None
+                break
             self._cut(out, sent)
-            self._blocked = True
-            self._wait_writable()
+            if sent < size or size > SHORT_BYTES:  # else it was a head, and what follows is too long to be joined to it
+                self._blocked = True
+                self._wait_writable()
+                break
         if self._told and self.buffered <= self.high_water >> 1:
             self._told = False
             protocol = self.protocol

@@ -261,7 +261,9 @@ def _ending(ws: WebSocket, now: float) -> dict[str, Any]:
         said = {"code": close.code, "by": close.by, "clean": close.clean, "reason": close.reason}
         if close.cause is not None:
             said["cause"] = f"{type(close.cause).__name__}: {close.cause}"
-    said |= {"seconds": round(now - stream.opened, 3), "bytes_in": stream.bytes_in, "bytes_out": stream.bytes_out}
+    said["seconds"] = round(now - stream.opened, 3)
+    said |= {"messages_in": ws.messages_in, "messages_out": ws.messages_out}
+    said |= {"bytes_in": stream.bytes_in, "bytes_out": stream.bytes_out}
     return said
 
 
@@ -275,7 +277,9 @@ def _websocket_text(said: dict[str, Any]) -> str:
     for name in ("reason", "cause"):
         if said.get(name):
             line += f', {name} "{said[name]}"'
-    return visible(f"{line}; {said['seconds']:.1f} s, {said['bytes_in']} B in, {said['bytes_out']} B out")
+    came = f"{said['messages_in']} messages, {said['bytes_in']} B in"
+    went = f"{said['messages_out']} messages, {said['bytes_out']} B out"
+    return visible(f"{line}; {said['seconds']:.1f} s; {came}; {went}")
 
 
 def _handlers() -> list[Handler] | None:

@@ -413,9 +413,9 @@ class Driver(Owner):
         self._told = True
         close = self._why()
         self.settings.counters.closed[close.code] += 1
-        if self.settings.on_end is not None:
-            self.settings.on_end(self)
         try:
+            if self.settings.on_end is not None:
+                self.settings.on_end(self)
             endpoint.on_close(self, close)
         except (Exception, asyncio.CancelledError):
             logger.exception("on_close failed")

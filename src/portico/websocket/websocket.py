@@ -61,6 +61,16 @@ class WebSocket(Driver):
             outbox=self.stream.buffered,
         )
 
+    @property
+    def messages_in(self) -> int:
+        """How many messages have come, modulo 2**32."""
+        return self.wire.received
+
+    @property
+    def messages_out(self) -> int:
+        """How many messages were sent, or wait to be, modulo 2**32."""
+        return self.wire.sent
+
     def __repr__(self) -> str:
         what = "open" if self.closed is None else f"closed {self.closed}"
         return f"<WebSocket {self.id} {what}>"

@@ -83,7 +83,8 @@ class Failed:
 
 
 class Messages:
-    """The protocol state of one end. `client` tells which; `codec` is the agreed compression, if any."""
+    """The protocol state of one end. `client` tells which; `codec` is the agreed compression, if any; `received` and
+    `sent` count messages."""
 
     __slots__ = (
         "_assembly",
@@ -105,6 +106,8 @@ class Messages:
         "_utf8",
         "client",
         "codec",
+        "received",
+        "sent",
         "state",
     )
 
@@ -112,6 +115,8 @@ class Messages:
         self.client = client
         self.codec = codec
         self.state = OPEN
+        self.received = 0
+        self.sent = 0
         self._max_message = limits.max_message_bytes
         self._max_fragments = limits.max_fragments
         self._close_sent = False
@@ -251,6 +256,7 @@ class Messages:
             return self._payload(data, start, end, events)
         payload = apply_mask(data, start, stop, key, 0)
         self._produced += length + EVENT_BYTES
+        self.received += 1
         if opcode == 1:
             try:
                 events.append(payload.decode("utf-8"))
@@ -369,6 +375,7 @@ class Messages:
         if self._utf8:  # it ends within a code point
             raise ProtocolError("text message is not UTF-8", close_code=1007)
         self._produced += len(assembly) + EVENT_BYTES
+        self.received += 1
         if self._opcode == 1:
             events.append(assembly.decode("utf-8"))
         else:
@@ -427,6 +434,7 @@ class Messages:
         else:
             raise LocalError(f"message of type {type(message).__name__}: expected str, bytes, bytearray or memoryview")
         size = len(payload)
+        self.sent += 1
         if self.codec is not None and size >= self.codec.threshold:
             packed = self.codec.compress(payload)
             if packed is not None:
