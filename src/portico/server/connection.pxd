@@ -15,6 +15,7 @@ cdef class HttpConnection(Protocol):
     cdef int _phase
     cdef bint _pumping
     cdef object _came, _went, _taken
+    cdef int _spare
     cdef dict _scope
     cdef object _spawn
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HEAD_SLICE: Final = 4096
 BODY_SLICE: Final = 65536
+SPARE: Final = 2  # stretches of time that a peer earns by taking much at once
 AT_ONCE: Final = 64  # requests of one connection that are answered in one turn
 
 NONE: Final = 0
@@ -56,6 +57,7 @@ class HttpConnection(Protocol):
         "_phase",
         "_pumping",
         "_scope",
+        "_spare",
         "_spawn",
         "_switch",
         "_taken",
@@ -79,7 +81,8 @@ class HttpConnection(Protocol):
         self._phase = NONE
         self._came = 0  # bytes, when progress was looked at last
         self._went = 0
-        self._taken: int | None = None  # known only where what was written tells too little
+        self._taken: int | None = None  # bytes that the peer took; known only while our kernel takes no more
+        self._spare = 0  # stretches of time in which it need not take any
         self._spawn: Spawn | None = None  # made with the first scope
         self._scope: dict[str, Any] | None = None  # what the scopes of all requests share
 
@@ -260,21 +263,24 @@ class HttpConnection(Protocol):
     def _check_progress(self) -> None:
         """A stretch of time is over: end the connection of a peer that was waited for, and did too little.
 
-        Of a body that waits behind other requests nothing is expected yet: they are answered first.
+        Of a body that waits behind other requests nothing is expected yet: they are answered first. Of an answer large
+        pieces may be taken now and then, as kernels tell it, so that much of it at once counts for later, too.
         """
         stream = self.stream
         limits = self.server.limits
         least = limits.min_progress_bytes
         too_little = f"fewer than {least} bytes in {limits.progress_window_s:g} s"
         first = self._exchanges[0] if self._exchanges else None
-        if stream.blocked and stream.bytes_out - self._went < least:
-            before, taken = self._taken, taken_of(stream)
-            if before is not None and taken - before < least:
+        if stream.blocked and least:
+            taken = taken_of(stream)
+            moved = max(stream.bytes_out - self._went, 0 if self._taken is None else taken - self._taken)
+            spare = min(moved // least, SPARE) if moved >= least or self._taken is None else self._spare - 1
+            if spare < 0:
                 self.server.counters.exceeded["min_progress_bytes"] += 1
                 stream.abort(TimeoutError(f"the peer took {too_little} of an answer"))
             else:
                 self.watch_progress()
-                self._taken = taken
+                self._taken, self._spare = taken, spare
         elif first is not None and first.body_due and not stream.paused and stream.bytes_in - self._came < least:
             self.server.counters.exceeded["min_progress_bytes"] += 1
             first.give_up(408, f"Of the request's body came {too_little}.\n")
