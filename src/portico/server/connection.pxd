@@ -1,12 +1,13 @@
 cimport cython
 from portico.net.stream cimport Protocol, Stream as Wire
 from portico.server.exchange cimport Exchange as OneExchange
+from portico.server.host cimport Host
 from portico.wire.framing cimport RequestHead as Head
 from portico.wire.http1 cimport RequestParser as Parser
 
 
 cdef class HttpConnection(Protocol):
-    cdef readonly object server
+    cdef readonly Host server
     cdef readonly Wire stream
     cdef readonly bint crowded
     cdef Parser _parser
@@ -27,7 +28,7 @@ cdef class HttpConnection(Protocol):
     cdef _parse(self, Parser parser)
     @cython.locals(exchange=OneExchange, stream=Wire)
     cdef bint _advance(self) except -1
-    @cython.locals(exchange=OneExchange, held=Py_ssize_t)
+    @cython.locals(exchange=OneExchange, held=Py_ssize_t, server=Host)
     cdef bint _full(self) except -1
     @cython.locals(exchange=OneExchange)
     cdef _take(self, list events)
@@ -41,6 +42,6 @@ cdef class HttpConnection(Protocol):
     cpdef body_taken(self)
     @cython.locals(head=Head, scope=dict)
     cdef _answer(self, OneExchange exchange)
-    @cython.locals(scope=dict)
+    @cython.locals(scope=dict, server=Host)
     cdef dict _http_scope(self, Head head, root, app)
     cpdef stop(self)

@@ -160,11 +160,11 @@ class HttpConnection(Protocol):
         """Whether what came and is not dealt with yet is as much as it may be."""
         if not self._exchanges:
             return False
-        limits = self.server.limits
+        server = self.server
         held = 0
         for exchange in self._exchanges:
             held += exchange.held
-        return held > limits.max_body_buffer_bytes or len(self._exchanges) > limits.max_pipelined
+        return held > server.max_held or len(self._exchanges) > server.max_pipelined
 
     def _take(self, events: list[Any]) -> None:
         for event in events:
@@ -219,8 +219,7 @@ class HttpConnection(Protocol):
             self.stream.close()
             return
         self._phase = IDLE
-        limits = self.server.limits
-        self._expect(limits.head_timeout_s if self.crowded else limits.keep_alive_s)
+        self._expect(self.server.limits.head_timeout_s if self.crowded else self.server.keep_alive)
 
     def watch_progress(self) -> None:
         """A request is being answered: from now on the peer has to send of its body, or to take of the answer, so much
@@ -230,7 +229,7 @@ class HttpConnection(Protocol):
         self._came = stream.bytes_in
         self._went = stream.bytes_out
         self._taken = None
-        self._expect(self.server.limits.progress_window_s)
+        self._expect(self.server.progress_window)
 
     def eof(self) -> None:
         for event in self._parser.feed_eof() if self._parser else ():

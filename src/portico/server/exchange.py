@@ -120,7 +120,7 @@ class Exchange(Response):
             self.log()
             self.stream.abort(TimeoutError(text))
         else:
-            self._connection.server.counters.refused[status] += 1
+            self._server.counters.refused[status] += 1
             self._answer(status, text)
 
     def drained(self) -> None:
@@ -135,7 +135,7 @@ class Exchange(Response):
         task = spawn(self._run(app, scope))
         if not self._ran:  # it may have done so already
             self._task = task
-            self._connection.server.tasks.add(task)
+            self._server.tasks.add(task)
 
     async def _run(self, app: Any, scope: dict[str, Any]) -> None:
         error: BaseException | None = None
@@ -147,7 +147,7 @@ class Exchange(Response):
             error = raised
         self._ran = True
         if self._task is not None:
-            self._connection.server.tasks.discard(self._task)
+            self._server.tasks.discard(self._task)
             self._task = None
         if error is not None or not self.over:
             self.application_ended(error)
@@ -298,19 +298,19 @@ class Exchange(Response):
         self.over = self.started = True
         self.status = status
         self.keep_alive = False
-        date = self._connection.server.date()
+        date = self._server.date()
         self.stream.write(simple_response(status, text, head_only=self.head.method == "HEAD", date=date))
         self.log()
         self._connection.exchange_over()
 
     def log(self) -> None:
         """The access line, once: where the answer is complete, or cut. A client that left before it began gets 499."""
-        access = self._connection.server.access
+        access = self._server.access
         if access is None or self._logged:
             return
         self._logged = True
         head = self.head
-        scope = self._scope if self._scope is not None else http_base(self._connection.server, self.stream)
+        scope = self._scope if self._scope is not None else http_base(self._server, self.stream)
         agent = next((value for name, value in head.headers if name == b"user-agent"), b"")
         client, scheme = scope["client"], scope["scheme"]
         access.request(
@@ -324,7 +324,7 @@ class Exchange(Response):
                 logger.error("an application ended without a whole response to %s", what)
         elif self._left_told:
             logger.debug("the client has left; an application ended with %r at %s", error, what)
-        elif not (isinstance(error, asyncio.CancelledError) and self._connection.server.stopping):
+        elif not (isinstance(error, asyncio.CancelledError) and self._server.stopping):
             logger.error("an application failed at %s", what, exc_info=error)
 
 

@@ -70,3 +70,5 @@ class Proxies:
         seen = self.seen(stream, headers)
         scope["client"] = seen.client
         scope["scheme"] = seen.scheme
+        if seen.host is not None:
+            scope["extensions"]["portico.host"] = {"host": seen.host}

@@ -1,18 +1,12 @@
 cimport cython
 from portico.net.stream cimport Stream as Wire
+from portico.server.host cimport Host
 from portico.wire.framing cimport RequestHead as Head
-
-
-@cython.final
-cdef class Dates:
-    cdef object _second
-    cdef bytes _line
-
-    cpdef bytes line(self)
 
 
 cdef class Response:
     cdef object _connection
+    cdef Host _server
     cdef readonly Wire stream
     cdef readonly Head head
     cdef public bint keep_alive, started, over
@@ -26,7 +20,7 @@ cdef class Response:
     @cython.locals(lines=list)
     cpdef prepare(self, dict message)
     cpdef announce(self, size)
-    @cython.locals(parts=list)
+    @cython.locals(parts=list, server=Host)
     cdef bytes _head_bytes(self, Py_ssize_t size, bint more)
     cpdef bytes frame(self, Py_ssize_t size, bint more)
     @cython.locals(before=bytes, after=bytes)

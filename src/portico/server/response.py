@@ -6,9 +6,7 @@ waits for nothing; `exchange` does.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from portico.errors import LocalError
@@ -32,24 +30,6 @@ NO_TRAILERS: Final = frozenset(  # RFC 9110 §6.5.1: framing, routing, and what 
 )
 
 
-class Dates:
-    """The line of the Date header (RFC 9110 §6.6.1), made once a second."""
-
-    __slots__ = ("_line", "_second")
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._line = b""
-
-    def line(self) -> bytes:
-        """The line, with its CRLF."""
-        now = int(time.time())
-        if now != self._second:
-            self._second = now
-            self._line = b"date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
-        return self._line
-
-
 class Response:
     """The answer to one request.
 
@@ -67,6 +47,7 @@ class Response:
         "_fields",
         "_left",
         "_no_body",
+        "_server",
         "_trailers",
         "_trailers_said",
         "head",
@@ -80,6 +61,7 @@ class Response:
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
         self._connection = connection
+        self._server = connection.server
         self.stream: Stream = connection.stream
         self.head = head
         self.keep_alive = head.keep_alive
@@ -139,7 +121,7 @@ class Response:
 
     def _head_bytes(self, size: int, more: bool) -> bytes:
         """The response's head; how its body is framed (RFC 9112 §6) is decided here. `size`: of the first piece."""
-        server = self._connection.server
+        server = self._server
         parts = [status_line(self.status), self._fields]
         if not (self._announced or self._no_body):
             if not more and self._trailers is None:

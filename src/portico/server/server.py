@@ -27,10 +27,10 @@ from portico.server.asgi import AsgiWebSocket, Lifespan
 from portico.server.connection import HttpConnection
 from portico.server.connections import Connection, pair
 from portico.server.drain import HEAR_S, hear_out, send_away, stop_all, until_signal
-from portico.server.eager import Tasks, spawner
+from portico.server.eager import spawner
 from portico.server.handlers import Coroutines
+from portico.server.host import Host
 from portico.server.proxies import Proxies
-from portico.server.response import Dates
 from portico.server.scopes import websocket_scope
 from portico.server.switch import Switch
 from portico.websocket import Endpoint, WebSocket
@@ -42,7 +42,7 @@ SPARE_CONNECTIONS = 64  # over the cap, how many are kept long enough to be told
 Address = tuple[str, int]
 
 
-class Server:
+class Server(Host):
     """A running server; what `portico.serve` gives in ``async with``.
 
     - ``counters`` (`portico.Counters`) counts endings, limits reached and refusals since the start.
@@ -66,15 +66,12 @@ class Server:
             raise LocalError(f"ssl={ssl!r}: expected an ssl.SSLContext or portico.Certificates")
         if isinstance(ssl, ssl_module.SSLContext) and ssl.protocol == ssl_module.PROTOCOL_TLS_CLIENT:
             raise LocalError("ssl= is a client's context: expected ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)")
-        self.counters = Counters()
-        self.site = app.bind(options, self.counters)
-        self.limits = options.limits
-        self.stopping = False
+        counters = Counters()
+        super().__init__(app.bind(options, counters), options.limits, counters, proxies)
         self.access = AccessLog() if access_log is True else access_log or None
         self.on_hangup: Callable[[], object] | None = None
         self._cut_at = 0.0  # when the stop is over, whatever is left
         self._leaving: list[asyncio.Future[None] | asyncio.TimerHandle] = []  # what ends connections later in a stop
-        self.proxies = proxies  # None where none is trusted
         self._places = places
         self._ssl = ssl
         self._watch: Watch | None = None  # of the files of certificates
@@ -87,13 +84,10 @@ class Server:
         self._by_address: Counter[str] = Counter()
         self._crowd: set[Stream] = set()  # connections over a cap, kept long enough to be told so
         self._endpoints: dict[Route, Coroutines] = {}
-        self.tasks: Tasks = set()  # of handlers and applications
         self._stuck: set[asyncio.Future[Any]] = set()
         self._lifespans: list[Lifespan] = []
-        self.states: dict[AsgiApp, dict[str, Any]] = {}
         self._empty: asyncio.Event | None = None
         self._closed: asyncio.Event | None = None
-        self.dates = Dates()
 
     # -- life ----------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ cdef class Parser:
 
 
 cdef class RequestParser(Parser):
+    cdef Py_ssize_t _max_head, _max_headers
+
     @cython.locals(scanned=tuple, end=Py_ssize_t)
     cdef Py_ssize_t _plain(self, bytes data, Py_ssize_t pos, list events) except -1
     cpdef bint _begin(self, line, list events) except -1

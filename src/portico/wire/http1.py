@@ -175,15 +175,17 @@ class RequestParser(Parser):
     ignored (RFC 9112 §9.6).
     """
 
-    __slots__ = ()
+    __slots__ = ("_max_head", "_max_headers")
 
     _kind = "request"
 
     def __init__(self, limits: Limits) -> None:
         Parser.__init__(self, limits, REQUEST)
+        self._max_head = limits.max_head_bytes
+        self._max_headers = limits.max_headers
 
     def _plain(self, data: bytes, pos: int, events: list[Any]) -> int:
-        scanned = scan_request(data, pos, self._limits.max_head_bytes, self._limits.max_headers)
+        scanned = scan_request(data, pos, self._max_head, self._max_headers)
         if scanned is None:
             return 0
         end: int = scanned[0]
