@@ -1,5 +1,5 @@
-"""The package is built without a C compiler, too, and works (setup.py). What is built is the same from both builds, so one
-of them tests it."""
+"""The package is built without a C compiler, too, and works (setup.py). What is built is the same from both builds, so
+one of them tests it."""
 
 from __future__ import annotations
 
