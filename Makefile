@@ -25,6 +25,7 @@ lint: $(VENV)/portico.stamp $(VENV)/tools.stamp
 bench: $(VENV)/portico.stamp $(VENV)/tools.stamp
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python bench/run.py $(ARGS)
+	$(if $(ARGS),,$(BIN)/python bench/clients.py --document bench/results/$(shell date +%F)-clients.md)
 
 long: $(VENV)/portico.stamp $(VENV)/tools.stamp
 	PORTICO_LONG=1 $(BIN)/python -m pytest -s $(shell grep -rl --include='test_*.py' PORTICO_LONG tests) $(ARGS)

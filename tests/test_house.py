@@ -22,7 +22,7 @@ HOT = ("wire/frames", "wire/messages", "net/reactor", "net/stream", "rooms")
 
 LEAVES = {"accounting", "errors", "limits", "codes", "builds", "logs"}
 BELOW = LEAVES | {"wire", "net", "websocket", "rooms"}
-PUBLIC = BELOW | {"server", "client"}
+PUBLIC = BELOW | {"server", "client", "brokers", "realtime", "realtime_client"}
 
 # room -> the rooms that it may import besides itself; "portico" is the package's own __init__, with the public names
 ARROWS: dict[str, set[str]] = {
@@ -31,8 +31,11 @@ ARROWS: dict[str, set[str]] = {
     "net": LEAVES,
     "websocket": LEAVES | {"wire", "net"},
     "rooms": LEAVES | {"wire", "net", "websocket"},
+    "brokers": LEAVES,
     "server": BELOW,
     "client": BELOW,
+    "realtime": BELOW | {"server", "brokers"},
+    "realtime_client": BELOW | {"client"},
     "portico": PUBLIC,
     "demo": PUBLIC | {"portico", "cli"},
     "cli": PUBLIC | {"portico", "demo"},
@@ -111,6 +114,8 @@ def test_cimports_go_one_way() -> None:
         ("portico.server.asgi", "from portico.client import connect"),
         ("portico.client.connect", "from portico.server import serve"),
         ("portico.cli.serve", "from portico.testing import run"),
+        ("portico.brokers.memory", "from portico.rooms import Room"),
+        ("portico.realtime_client.link", "from portico.server import serve"),
         ("portico.attic", "import portico.codes"),
     ],
 )

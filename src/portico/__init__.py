@@ -21,6 +21,8 @@ from portico.errors import (  # noqa: E402
 from portico.limits import Deflate, Keepalive, Limits  # noqa: E402
 from portico.net import reactor as _reactor  # noqa: E402
 from portico.net.certificates import Certificates  # noqa: E402
+from portico.realtime import Realtime  # noqa: E402
+from portico.realtime_client import ConnectError, Disconnected, OutboxFull, RealtimeClient  # noqa: E402
 from portico.rooms import Room  # noqa: E402
 from portico.server.app import App  # noqa: E402
 from portico.server.connections import Connection  # noqa: E402
@@ -39,19 +41,24 @@ __all__ = [
     "BrokerError",
     "Certificates",
     "Close",
+    "ConnectError",
     "Connection",
     "ConnectionClosed",
     "Cost",
     "Counters",
     "Deflate",
+    "Disconnected",
     "Endpoint",
     "HandshakeError",
     "Keepalive",
     "LimitExceeded",
     "Limits",
     "LocalError",
+    "OutboxFull",
     "PorticoError",
     "ProtocolError",
+    "Realtime",
+    "RealtimeClient",
     "Refuse",
     "Request",
     "Room",

@@ -8,7 +8,7 @@
     ├── LimitExceeded         the peer went over a limit: close_code, http_status, limit
     ├── ConnectionClosed      the connection has ended: close (a portico.Close)
     ├── HandshakeError        client side, the server did not switch: status, headers, body
-    ├── BrokerError           a broker did not take an event
+    ├── BrokerError           a broker did not take an event: reason
     └── Refuse                raised by `authenticate` to turn a client away: reason, status, headers, data
 
 What a peer is told never contains the text of an exception that it caused inside the application.
@@ -78,7 +78,15 @@ class HandshakeError(PorticoError):
 
 
 class BrokerError(PorticoError):
-    """A broker could not take an event, or lost what it had taken."""
+    """A broker could not take an event, or can't be read now.
+
+    ``reason``: ``"unavailable"`` (it can't be reached: later it may work), ``"closed"`` (it was closed before it had
+    answered) or ``"too_large"``.
+    """
+
+    def __init__(self, message: str, *, reason: str = "unavailable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Refuse(PorticoError):

@@ -79,6 +79,29 @@ class Route:
         self.settings = Settings(options.limits, options.keepalive, counters)
 
 
+class Native:
+    """Something mounted, under one server's options: an ASGI application for HTTP that takes WebSockets at its very
+    path natively, by ``route``."""
+
+    route: Route
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """The server begins to stop."""
+
+
+class Mountable:
+    """What `App.mount` takes besides ASGI applications. ``path``: where it is served on its own."""
+
+    path: str
+
+    def bound(self, options: Options, counters: Counters) -> Native:
+        """This under one server's options."""
+        raise NotImplementedError
+
+
 class App:
     """WebSocket handlers and ASGI applications on one port, each at its path.
 
@@ -93,7 +116,7 @@ class App:
     def __init__(self) -> None:
         self._handlers: dict[str, tuple[Handler | Endpoint, dict[str, Any]]] = {}
         self._any: tuple[Handler | Endpoint, dict[str, Any]] | None = None
-        self._mounts: dict[str, AsgiApp] = {}
+        self._mounts: dict[str, AsgiApp | Mountable] = {}
 
     @overload
     def websocket(self, path: str, handler: AnyHandler, **options: Any) -> AnyHandler: ...
@@ -118,8 +141,8 @@ class App:
         self._handlers[path] = handler, options
         return handler
 
-    def mount(self, path: str, app: AsgiApp) -> None:
-        """Serve an ASGI 3 application at `path` and below; of several mounts the longest path wins.
+    def mount(self, path: str, app: AsgiApp | Mountable) -> None:
+        """Serve an ASGI 3 application, or a `Realtime`, at `path` and below; of several mounts the longest path wins.
 
         Its scopes' ``root_path`` is `path` without a final slash. Raises LocalError for a path that is taken or
         something that can't be called.
@@ -128,7 +151,7 @@ class App:
         prefix = path.rstrip("/")
         if prefix in self._mounts:
             raise LocalError(f"mount({path!r}): something is mounted there already")
-        if not callable(app):
+        if not callable(app) and not isinstance(app, Mountable):
             raise LocalError(f"mount({path!r}, {app!r}): expected an ASGI application")
         self._mounts[prefix] = app
 
@@ -173,13 +196,17 @@ class App:
 
     def bind(self, options: Options, counters: Counters) -> Site:
         """This application under one server's options."""
-        return Site(
-            {path: _route(pair, options, counters) for path, pair in self._handlers.items()},
-            _route(self._any, options, counters) if self._any else None,
-            sorted(self._mounts.items(), key=lambda item: -len(item[0])),
-            options,
-            counters,
-        )
+        routes = {path: _route(pair, options, counters) for path, pair in self._handlers.items()}
+        mounts: list[tuple[str, AsgiApp]] = []
+        for prefix, app in sorted(self._mounts.items(), key=lambda item: -len(item[0])):
+            if isinstance(app, Mountable):
+                native = app.bound(options, counters)
+                for path in {prefix, prefix + "/"} - {""}:
+                    routes.setdefault(path, native.route)
+                mounts.append((prefix, native))
+            else:
+                mounts.append((prefix, app))
+        return Site(routes, _route(self._any, options, counters) if self._any else None, mounts, options, counters)
 
     @staticmethod
     def of(target: object) -> App:
@@ -187,6 +214,9 @@ class App:
         if isinstance(target, App):
             return target
         app = App()
+        if isinstance(target, Mountable):
+            app.mount(target.path, target)
+            return app
         if not isinstance(target, (Endpoint, type)) and callable(target) and _takes_three(target):
             app.mount("/", target)
             return app
@@ -220,6 +250,12 @@ class Site:
     def mounts(self) -> list[AsgiApp]:
         """Every mounted application, once."""
         return list(dict.fromkeys(app for _, app in self._mounts))
+
+    def stop(self) -> None:
+        """The server begins to stop."""
+        for app in self.mounts:
+            if isinstance(app, Native):
+                app.stop()
 
     def route(self, path: str) -> Route | None:
         """The WebSocket route at `path`."""

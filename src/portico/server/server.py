@@ -165,6 +165,7 @@ class Server(Host):
             if self._watch is not None:
                 self._watch.cancel()
             self._places.release()
+            self.site.stop()
             self._stop()
         if self._count:
             with contextlib.suppress(asyncio.TimeoutError):

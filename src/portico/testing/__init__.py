@@ -19,9 +19,25 @@ Nothing here is a mock: sockets, event loop and protocol are the ones that serve
 and what stands between the two ends.
 """
 
+from portico.testing.brokers import BROKER_CHECKS, check_broker
 from portico.testing.clock import Stalled, VirtualLoop, run
+from portico.testing.cluster import Cluster, Violation
 from portico.testing.link import Flow, Link
 from portico.testing.pairs import Pair, pair
 from portico.testing.pieces import cuts, torn
 
-__all__ = ["Flow", "Link", "Pair", "Stalled", "VirtualLoop", "cuts", "pair", "run", "torn"]
+__all__ = [
+    "BROKER_CHECKS",
+    "Cluster",
+    "Flow",
+    "Link",
+    "Pair",
+    "Stalled",
+    "Violation",
+    "VirtualLoop",
+    "check_broker",
+    "cuts",
+    "pair",
+    "run",
+    "torn",
+]
