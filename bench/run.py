@@ -66,7 +66,7 @@ def missing(server: Server) -> str | None:
         return None
     if absent == ["portico"]:
         return f"{server.name}: portico can't be imported; pip install -e . (or set PYTHONPATH=src)"
-    return f"{server.name}: {', '.join(absent)} not installed; pip install -r bench/requirements.txt"
+    return f"{server.name}: {', '.join(absent)} not installed; pip install --group bench"
 
 
 def unfit(case: Case, cert_folder: str) -> str | None:

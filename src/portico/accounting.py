@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Cost:
     """What one WebSocket connection holds in memory for its peer, in bytes; see `portico.Limits` for the bounds.
 
-    - ``unread``: messages received and not yet taken, with what their objects weigh (``max_unread_bytes``).
+    - ``unread``: messages received and not yet taken, with what their objects weigh (``max_unread_bytes``);
+      a text weighs what its characters take in memory, 1, 2 or 4 bytes each.
     - ``assembly``: the message whose end has not come (``max_message_bytes``), inflated where it was compressed, and
       input that is not parsed because too much is unread (one read of 256 KiB at most).
     - ``compression``: about what zlib holds, both ways: for reading, while a compressed message is under assembly;
@@ -46,3 +47,6 @@ class Counters:
         self.closed: Counter[int] = Counter()
         self.exceeded: Counter[str] = Counter()
         self.refused: Counter[int] = Counter()
+
+    def __repr__(self) -> str:
+        return f"Counters(closed={dict(self.closed)}, exceeded={dict(self.exceeded)}, refused={dict(self.refused)})"

@@ -34,7 +34,9 @@ class Limits:
     - ``max_message_bytes`` (1 MiB): a message, after inflation; close 1009 beyond.
     - ``max_fragments`` (1,024): frames in a message, empty ones too; close 1008 beyond.
     - ``assembly_timeout_s`` (60): from a message's first frame to its last; close 1008 beyond.
-    - ``max_unread_bytes`` (256 KiB): messages received and not yet taken by ``recv()``; then reading pauses.
+    - ``max_unread_bytes`` (256 KiB): messages received and not yet taken by ``recv()``, as they weigh in memory; then
+      reading pauses. With what a read has brought and looks ahead at control frames: at most 128 KiB and one message
+      more.
     - ``high_water_bytes`` (64 KiB): unsent bytes above which ``send()`` waits.
     - ``max_outbox_bytes`` (1 MiB): unsent bytes above which a room's ``on_slow`` policy acts, and a direct ``write()``
       closes the connection with 1008. One message to a peer that is not slow is always taken.

@@ -1,28 +1,32 @@
 """A handler that never reads: what it has been sent and not taken is bounded (`Limits.max_unread_bytes`), whatever the
 messages are like; and control frames are still answered, up to a bounded look-ahead.
 
-A message weighs 64 bytes more than what is in it, so that empty ones are no way round the limit.
+A message weighs 64 bytes more than what is in it, so that empty ones are no way round the limit; and a text what its
+characters take in memory, which is four bytes each as soon as one of them is an emoji.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from tests.hostile.attacker import leaves_nothing, peer_at
 from tests.hostile.target import KIB, MIB, Target
-from tests.support import BINARY, PING, PONG, TEXT, Peer
+from tests.support import BINARY, PING, PONG, TEXT, Peer, until
 
-from portico.net.reactor import BUFFER_BYTES
+from portico.testing import pair
 from portico.websocket import LOOKAHEAD_BYTES, MESSAGE_COST
 
 pytestmark = pytest.mark.usefixtures("neighbour")
 
 UNREAD = 256 * KIB  # Limits.max_unread_bytes, as it is by default
-MOST = UNREAD + LOOKAHEAD_BYTES + BUFFER_BYTES  # beyond it, no more than one read brings
+PART = 64 * KIB  # of a read, so much is made before it is dealt with
+MOST = UNREAD + LOOKAHEAD_BYTES + PART  # and the message that goes over: docs/design.md §7
+MIXED = ["a" * 199 + last for last in ("a", "é", "水", "🚪")]  # 1, 1, 2 and 4 bytes for each character
 
 
 def full(victim: Target, count: int = 1) -> list[dict[str, Any]]:
@@ -68,7 +72,33 @@ async def test_what_is_held_is_bounded(victim: Target, first: int, size: int) ->
         async with flooding(victim, victim.frame(first, b"x" * size)) as [state]:
             pass
     assert state["cost"] <= MOST + size + MESSAGE_COST, state
-    assert spent.peak <= 2 * MOST, (spent, state)
+    assert spent.peak <= 3 * MOST, (spent, state)
+
+
+@pytest.mark.parametrize("text", [*MIXED, "🚪", "a" * 30_000 + "水", "a" * 100_000 + "🚪"])
+async def test_text_is_held_to_what_it_weighs_in_memory(victim: Target, text: str) -> None:
+    """Not to its length: of a text with one emoji, CPython stores every character in four bytes (PEP 393)."""
+    with victim.spending() as spent:
+        async with flooding(victim, victim.frame(TEXT, text.encode())) as [state]:
+            pass
+    assert state["cost"] <= MOST + sys.getsizeof(text) + MESSAGE_COST, state
+    assert spent.peak <= 3 * MOST + 3 * sys.getsizeof(text), (spent, state)
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+async def test_what_is_put_in_is_taken_out(role: str) -> None:
+    """`Cost.unread` is what the messages weigh, within the 64 bytes for each of them, and nothing when all are taken."""
+    messages = [*MIXED, "", "🚪", b"", b"x" * 200, "a" * 5000 + "🚪", "ende"]
+    async with pair() as ends:
+        ours, theirs = (ends.client, ends.server) if role == "client" else (ends.server, ends.client)
+        for message in messages:
+            await theirs.send(message)
+        await until(lambda: ours.messages_in == len(messages))
+        while messages:
+            objects = sum(sys.getsizeof(message) for message in messages)
+            assert objects - 16 * len(messages) <= ours.cost.unread <= objects + MESSAGE_COST * len(messages)
+            assert await ours.recv() == messages.pop(0)
+        assert ours.cost.unread == 0
 
 
 async def test_of_many_connections(victim: Target) -> None:
@@ -76,7 +106,7 @@ async def test_of_many_connections(victim: Target) -> None:
     with victim.spending() as spent:
         async with flooding(victim, victim.frame(TEXT, b"x"), 50) as states:
             pass
-    assert max(state["cost"] for state in states) <= MOST
+    assert max(state["cost"] for state in states) <= MOST + 1 + MESSAGE_COST
     assert spent.peak <= 50 * MOST, spent
 
 

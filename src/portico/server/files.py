@@ -51,8 +51,13 @@ async def _open(path: str) -> int:
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(lambda done: done.exception() or os.close(done.result()))
+        opening.add_done_callback(_close)
         raise
+
+
+def _close(opening: asyncio.Future[int]) -> None:
+    if opening.exception() is None:
+        os.close(opening.result())
 
 
 async def _send(exchange: Exchange, fd: int, offset: int, count: int, more: bool) -> bool:

@@ -9,6 +9,10 @@ cdef class Owner(Protocol):
     cpdef taken(self, Py_ssize_t cost)
 
 
+@cython.locals(text=str)
+cdef Py_ssize_t weight(message) except -1
+
+
 @cython.final
 cdef class Inbox:
     cdef public object _asyncio_future_blocking

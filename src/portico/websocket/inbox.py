@@ -13,6 +13,17 @@ from portico.errors import ConnectionClosed, LocalError
 from portico.net.stream import Protocol, Stream
 
 MESSAGE_COST: Final = 64  # what an unread message weighs besides its bytes: the object, its place in the queue
+_HEAD_BYTES: Final = "\xe9".__sizeof__() - 2  # of a str that is not ASCII: its fields, without its characters
+
+
+def weight(message: str | bytes) -> int:
+    """What an unread message weighs in bytes of memory. CPython stores all characters of a str like the widest one: in 1,
+    2 or 4 bytes each, and a last one of zero where they are not ASCII (PEP 393)."""
+    if type(message) is str:
+        text = message
+        if not text.isascii():
+            return text.__sizeof__() - _HEAD_BYTES + MESSAGE_COST
+    return len(message) + MESSAGE_COST
 
 
 class Owner(Protocol):
@@ -75,7 +86,7 @@ class Inbox:
         if self._queue is None:
             self._queue = deque()
         self._queue.append(message)
-        self.cost += len(message) + MESSAGE_COST
+        self.cost += weight(message)
 
     def wake(self) -> None:
         """Let the waiting task, if there is one, take its next step: now, where that is possible."""
@@ -109,9 +120,11 @@ class Inbox:
     def __next__(self) -> Inbox:
         if self._queue:
             message = self._queue.popleft()
-            self.cost -= len(message) + MESSAGE_COST
-            if not self._queue:
+            if self._queue:
+                self.cost -= weight(message)
+            else:
                 self._queue = None
+                self.cost = 0
             self._ws.taken(self.cost)
             raise StopIteration(message)
         close = self._ws.closed

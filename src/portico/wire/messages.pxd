@@ -55,7 +55,7 @@ cdef class Messages:
     cpdef list scan(self, bytearray data, Py_ssize_t end)
     @cython.locals(
         available=Py_ssize_t, first="unsigned char", second="unsigned char", opcode="unsigned char", length=int64_t,
-        start=Py_ssize_t, size=Py_ssize_t, key="unsigned int", stop=Py_ssize_t, payload=bytes,
+        start=Py_ssize_t, size=Py_ssize_t, key="unsigned int", stop=Py_ssize_t, payload=bytes, text=str,
     )
     cdef Py_ssize_t _frame(self, bytearray data, Py_ssize_t at, Py_ssize_t end, list events) except -2
     cdef Py_ssize_t _keep(self, bytearray data, Py_ssize_t at, Py_ssize_t end) except -2
@@ -71,7 +71,7 @@ cdef class Messages:
     cdef _add(self, bytearray assembly, bytes piece)
     cdef _check_inflated(self)
     cdef _check_text(self, bytes piece)
-    @cython.locals(assembly=bytearray)
+    @cython.locals(assembly=bytearray, text=str)
     cdef _complete(self, list events)
     cdef _control(self, unsigned char opcode, bytes payload, list events)
     cdef _fail(self, error, list events)

@@ -259,7 +259,10 @@ class Messages:
         self.received += 1
         if opcode == 1:
             try:
-                events.append(payload.decode("utf-8"))
+                text = payload.decode("utf-8")
+                events.append(text)
+                if length < SCAN_BYTES and not text.isascii():
+                    self._produced += 3 * length  # in memory its characters may take 4 bytes each
             except UnicodeDecodeError:
                 raise ProtocolError("text message is not UTF-8", close_code=1007) from None
         else:
@@ -377,7 +380,10 @@ class Messages:
         self._produced += len(assembly) + EVENT_BYTES
         self.received += 1
         if self._opcode == 1:
-            events.append(assembly.decode("utf-8"))
+            text = assembly.decode("utf-8")
+            events.append(text)
+            if len(text) < SCAN_BYTES and not text.isascii():
+                self._produced += 3 * len(assembly)
         else:
             events.append(bytes(assembly))
         self._assembly = None
