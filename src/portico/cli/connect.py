@@ -195,7 +195,8 @@ class Session:
 
 
 async def read_lines(descriptor: int) -> AsyncIterator[bytes]:
-    """The lines of a terminal, pipe or file, without their newlines, as they come; reads only when asked for more."""
+    """The lines of a terminal, pipe or file, without their newlines (LF or CRLF), as they come; reads only when asked
+    for more."""
     pending = bytearray()
     while piece := await _read(descriptor):
         if b"\n" not in piece:
@@ -204,7 +205,7 @@ async def read_lines(descriptor: int) -> AsyncIterator[bytes]:
         *lines, rest = (bytes(pending) + piece).split(b"\n")
         pending = bytearray(rest)
         for line in lines:
-            yield line
+            yield line.removesuffix(b"\r")
     if pending:
         yield bytes(pending)
 

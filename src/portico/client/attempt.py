@@ -9,7 +9,7 @@ import functools
 import os
 import socket
 import ssl
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from portico.client.arguments import Headers, Options
@@ -45,11 +45,18 @@ ENDER: Final = Ender()
 
 
 class Attempt:
-    """One attempt at one URI. ``answered``: whether it was the server, and not a proxy, that answered."""
+    """One attempt at one URI. ``answered``: whether it was the server, and not a proxy, that answered.
 
-    def __init__(self, uri: Uri, headers: Headers, options: Options, settings: Settings) -> None:
+    `leads`: whether an answer with this head will be followed elsewhere, so that nobody needs its body.
+    """
+
+    def __init__(
+        self, uri: Uri, headers: Headers, options: Options, settings: Settings, leads: Callable[[ResponseHead], bool]
+    ) -> None:
         self.answered = False
         self._uri = uri
+        self._shown = uri.shown  # and the proxy, where there is one: of whom errors speak
+        self._leads = leads
         self._headers = headers
         self._options = options
         self._settings = settings
@@ -60,7 +67,7 @@ class Attempt:
         async with contextlib.AsyncExitStack() as turns:
             dialled = await self._dial(turns)
             turns.callback(dialled.over)
-            return await self._handshake(dialled)
+            return await self._handshake(dialled, turns)
 
     # -- to a connected socket -----------------------------------------------------------------------------------
 
@@ -121,19 +128,21 @@ class Attempt:
             dialled = await dial(proxy.host, proxy.port, timeout_s=options.open_timeout_s, exclusive=False)
         except OSError as error:
             raise _of_the_proxy(error) from error
+        self._shown += f" through the proxy {proxy.authority}"
         try:
-            await self._tunnel(dialled, proxy)
+            await self._tunnel(dialled, proxy, turns)
         except BaseException:
             dialled.sock.close()
             raise
         return dialled
 
-    async def _tunnel(self, dialled: Dialled, proxy: Uri) -> None:
+    async def _tunnel(self, dialled: Dialled, proxy: Uri, turns: contextlib.AsyncExitStack) -> None:
         try:
             async with asyncio.timeout_at(dialled.deadline):
                 await open_tunnel(dialled.sock, connect_head(self._uri, proxy))
         except ProxyRefused as refused:
             body = b""
+            await turns.aclose()  # it is CONNECTING no more
             if refused.status is not None:
                 body = await refusal_body(dialled.sock, refused, self._options.limits, dialled.deadline)
             raise proxy_error(refused, proxy, body) from refused
@@ -142,12 +151,12 @@ class Attempt:
 
     # -- from there to a WebSocket -------------------------------------------------------------------------------
 
-    async def _handshake(self, dialled: Dialled) -> WebSocket:
+    async def _handshake(self, dialled: Dialled, turns: contextlib.AsyncExitStack) -> WebSocket:
         options = self._options
         key = new_key()
         try:
             request = options.request(self._uri, key, self._headers)
-            opening = Opening(request, options.limits)
+            opening = Opening(request, options.limits, self._shown)
             stream = self._stream(dialled, opening)
         except BaseException:
             dialled.sock.close()
@@ -158,7 +167,7 @@ class Attempt:
                 stream.begin()
             else:
                 opening.connected()
-            head, rest = await self._answer(opening, stream, dialled.deadline)
+            head, rest = await self._answer(opening, stream, dialled.deadline, turns)
             self.answered = True
             try:
                 subprotocol, agreed = check_response(head, key, options.subprotocols, options.deflate)
@@ -199,17 +208,25 @@ class Attempt:
                 raise HandshakeError(f"the connection was lost before the opening handshake: {error}") from error
             raise
 
-    async def _answer(self, opening: Opening, stream: Stream, deadline: float) -> tuple[ResponseHead, bytes]:
+    async def _answer(
+        self, opening: Opening, stream: Stream, deadline: float, turns: contextlib.AsyncExitStack
+    ) -> tuple[ResponseHead, bytes]:
+        """The head of the answer, and what came after it; of a refusal, what of its body came until the deadline."""
         try:
             async with asyncio.timeout_at(deadline):
-                return await opening.answer
+                head = await opening.head
         except TimeoutError:
-            cut = opening.so_far()
-            if cut is not None:  # a refusal whose body takes too long
-                return cut
             if isinstance(stream, TlsStream) and stream.handshaking:
-                raise TimeoutError(f"{self._uri.shown}: the TLS handshake was not complete {self._within}") from None
-            raise TimeoutError(f"{self._uri.shown} did not answer the opening handshake {self._within}") from None
+                raise TimeoutError(f"{self._shown}: the TLS handshake was not complete {self._within}") from None
+            raise TimeoutError(f"{self._shown} did not answer the opening handshake {self._within}") from None
+        if head.status != 101:
+            await turns.aclose()  # it is CONNECTING no more, however long its body takes
+            if self._leads(head):
+                return head, b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                return head, await opening.rest
+        return head, opening.so_far()
 
 
 def _of_the_proxy(error: OSError) -> OSError:

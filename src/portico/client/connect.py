@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import ssl as ssl_module
@@ -20,6 +21,8 @@ from portico.errors import HandshakeError, LocalError
 from portico.limits import Deflate, Keepalive, Limits
 from portico.websocket import Endpoint, Settings, WebSocket
 from portico.wire.handshake import new_key
+from portico.wire.headers import Headers
+from portico.wire.http1 import ResponseHead
 from portico.wire.uri import Uri, parse_uri
 
 REDIRECTS: Final = frozenset({300, 301, 302, 303, 307, 308})
@@ -103,7 +106,7 @@ class Connect:
         uri = self._uri
         headers = self._options.headers
         for _ in range(MAX_REDIRECTS + 1):
-            attempt = Attempt(uri, headers, self._options, self._settings)
+            attempt = Attempt(uri, headers, self._options, self._settings, functools.partial(self._leads, uri))
             try:
                 return await attempt.run()
             except HandshakeError as error:
@@ -117,6 +120,13 @@ class Connect:
                 headers = [(name, value) for name, value in headers if name.lower() not in CREDENTIALS]
             uri = there
         raise _not_followed(answer, f"more than {MAX_REDIRECTS} redirects, the last one to {uri.shown}")
+
+    def _leads(self, uri: Uri, head: ResponseHead) -> bool:
+        """Whether an answer with this head sends us elsewhere."""
+        answer = HandshakeError("", status=head.status, headers=Headers(head.headers).items())
+        with contextlib.suppress(HandshakeError):
+            return self._redirect(uri, answer) is not None
+        return False
 
     def _redirect(self, uri: Uri, answer: HandshakeError) -> Uri | None:
         """Where an answer sends us; None where it does not. Raises HandshakeError where that is no place to go."""

@@ -16,22 +16,24 @@ SHOWN_BYTES: Final = 60  # of an answer that is no HTTP
 
 
 class Opening(Protocol):
-    """What a client's stream feeds until the server has answered; ``answer`` is done then.
+    """What a client's stream feeds until the server has answered. ``head`` is done with the head of the answer, or with
+    what went wrong before; ``rest`` with what came after it: of a 101 the first bytes of WebSocket, else the body, cut
+    at 64 KiB.
 
-    Its result is the head, and what came after it: of a 101 the first bytes of WebSocket, else the body, cut at 64 KiB.
-    A refusal whose body does not end well is a refusal all the same.
+    A refusal whose body does not end well is a refusal all the same. `who`: of whom errors speak.
     """
 
-    __slots__ = ("_begun", "_body", "_head", "_parser", "_request", "answer", "stream")
+    __slots__ = ("_begun", "_body", "_parser", "_request", "_who", "head", "rest", "stream")
 
-    def __init__(self, request: bytes, limits: Limits) -> None:
+    def __init__(self, request: bytes, limits: Limits, who: str) -> None:
         self._request = request
+        self._who = who
         self._parser = ResponseParser(limits)
         self._begun = b""  # the first bytes that came
-        self._head: ResponseHead | None = None
         self._body = b""
         self.stream: Stream | None = None
-        self.answer: asyncio.Future[tuple[ResponseHead, bytes]] = asyncio.get_running_loop().create_future()
+        self.head: asyncio.Future[ResponseHead] = asyncio.get_running_loop().create_future()
+        self.rest: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connected(self) -> None:
         if self.stream is not None:
@@ -46,37 +48,42 @@ class Opening(Protocol):
         self._take(self._parser.feed_eof())
         self._fail("the server closed the connection before it had answered")
 
-    def so_far(self) -> tuple[ResponseHead, bytes] | None:
-        """What has come of an answer that is not whole; None where its head is not."""
-        return None if self._head is None else (self._head, self._body)
+    def so_far(self) -> bytes:
+        """What has come of a body that is not whole."""
+        return self._body
 
     def _take(self, events: list[Any]) -> None:
         for event in events:
             if isinstance(event, ResponseHead):
-                self._head = event
                 if event.status == 101 and self.stream is not None:
                     self.stream.pause()  # what comes now is WebSocket
-                    self._done(event, self._parser.tail())
+                    self._done(self._parser.tail())
+                if not self.head.done():
+                    self.head.set_result(event)
             elif isinstance(event, bytes):
                 self._body = (self._body + event)[:MAX_REFUSAL_BYTES]
-                if self._head is not None and len(self._body) == MAX_REFUSAL_BYTES:
-                    self._done(self._head, self._body)
-            elif event is END and self._head is not None:
-                self._done(self._head, self._body)
+                if len(self._body) == MAX_REFUSAL_BYTES:
+                    self._done(self._body)
+            elif event is END:
+                self._done(self._body)
             elif isinstance(event, Rejected):
                 self._fail(f"the server's answer is no valid HTTP/1.1: {event.reason}; it begins with {self._begun!r}")
 
-    def _done(self, head: ResponseHead, rest: bytes) -> None:
-        if not self.answer.done():
-            self.answer.set_result((head, rest))
+    def _done(self, rest: bytes) -> None:
+        if not self.rest.done():
+            self.rest.set_result(rest)
 
     def _fail(self, message: str, cause: BaseException | None = None) -> None:
-        if self._head is not None:
-            self._done(self._head, self._body)
-        elif not self.answer.done():
-            error: Exception = HandshakeError(message)
+        if self.head.done():
+            self._done(self._body)
+        elif isinstance(cause, ssl.SSLError):
+            cause.strerror = f"{self._who}: {cause.strerror}"
+            cause.args = (cause.errno, cause.strerror)
+            self.head.set_exception(cause)
+        else:
+            error = HandshakeError(f"{self._who}: {message}")
             error.__cause__ = cause
-            self.answer.set_exception(cause if isinstance(cause, ssl.SSLError) else error)
+            self.head.set_exception(error)
 
     def failed(self, error: Exception) -> None:
         self._fail("the handshake failed within Portico", error)

@@ -12,6 +12,7 @@ SHOWN_BYTES: Final = 60
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [^\r\n]*)?\r")
 _BEGINNING = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}[ \r]")
 _GOOD: Final = b"HTTP/1.1 200 "
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n")  # RFC 9110 §5.5
 
 
 class ProxyRefused(OSError):
@@ -28,8 +29,8 @@ class ProxyRefused(OSError):
 async def open_tunnel(sock: socket.socket, request: bytes) -> None:
     """Send `request`, a CONNECT head, and read the proxy's answer up to its empty line; interim ones (1xx) are skipped.
 
-    Raises ProxyRefused where it is not 2xx, too long, cut, or followed by bytes that nobody asked for, and as soon as
-    it can't become HTTP/1.1 any more.
+    Raises ProxyRefused where it is not 2xx, too long, cut, or followed by bytes that nobody asked for, where a control
+    character is in it, and as soon as it can't become HTTP/1.1 any more.
     """
     loop = asyncio.get_running_loop()
     answer = b""
@@ -40,6 +41,8 @@ async def open_tunnel(sock: socket.socket, request: bytes) -> None:
             _check_beginning(answer)
             head, end, rest = answer.partition(b"\r\n\r\n")
             if end:
+                if _FORBIDDEN.search(head):
+                    raise ProxyRefused("the proxy's answer to CONNECT has a control character in its head")
                 if head[9:10] != b"1" or head[9:12] == b"101":  # 101 nobody asked for
                     break
                 answer = rest
@@ -55,6 +58,7 @@ async def open_tunnel(sock: socket.socket, request: bytes) -> None:
         raise ProxyRefused(f"the proxy was lost before it had answered CONNECT: {error}") from error
     if head[9:10] != b"2":
         came = head.partition(b"\r\n")[0][9 : 9 + SHOWN_BYTES].decode("latin-1")
+        came = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in came)  # 0x80-0x9F are controls to a terminal
         raise ProxyRefused(f"the proxy answered CONNECT with {came}", head, int(head[9:12]), rest)
     if rest:
         raise ProxyRefused(f"the proxy sent more than its answer to CONNECT: {rest[:SHOWN_BYTES]!r}", head)

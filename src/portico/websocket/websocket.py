@@ -13,6 +13,7 @@ from portico.codes import Close
 from portico.errors import ConnectionClosed, LimitExceeded, LocalError
 from portico.websocket.driver import Driver
 from portico.websocket.outcomes import FINISHED, Ending, Sent
+from portico.wire.frames import close_payload
 
 DONE = Sent.DONE
 QUEUED = Sent.QUEUED
@@ -195,7 +196,7 @@ class WebSocket(Driver):
         """Begin the closing handshake (RFC 6455 §7.1.2) at once; await the result to wait until the connection is over.
 
         `code`: 1000-1003, 1007-1014 or 3000-4999, or 1005 for a frame without one; `reason`: at most 123 bytes of
-        UTF-8. Raises LocalError for others.
+        UTF-8. Raises LocalError for others, also after the end.
         A peer that does not answer is dropped after ``Limits.close_timeout_s``. Messages that come before its answer
         can still be received, up to ``Limits.max_unread_bytes``. Closing twice is harmless.
         """
@@ -210,6 +211,8 @@ class WebSocket(Driver):
                 self._read_on_soon()
             elif self.stream.paused:
                 self.stream.resume()  # the answer is behind what nobody takes
+        else:
+            close_payload(code, reason)  # what is wrong is wrong at any time
         return Ending(self)
 
     def _end_future(self) -> asyncio.Future[None] | None:

@@ -107,7 +107,14 @@ class Request:
 
     @property
     def basic_auth(self) -> tuple[str, str] | None:
-        """User and password of ``Authorization: Basic`` in UTF-8 (RFC 7617); None where missing or malformed."""
+        """User and password of ``Authorization: Basic`` in UTF-8 (RFC 7617); None where missing or malformed.
+
+        Compare them with `hmac.compare_digest`, never with ``==``: how long that takes tells an attacker how much of
+        his guess was right (CVE-2021-33880). It takes bytes of any text::
+
+            user, password = request.basic_auth or ("", "")
+            known = hmac.compare_digest(password.encode(), PASSWORDS.get(user, "").encode())
+        """
         scheme, credentials = self.authorization or ("", "")
         if scheme != "basic":
             return None

@@ -17,7 +17,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+://")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=]++")
-_MAY_STAND: Final = "!$%&'()*+,/:;=?@[]~-._"
+_MAY_STAND: Final = "!$%&'()*+,/:;=?@~-._"  # RFC 3986 §3.3, §3.4: pchar, "/", "?" and "%"; brackets are for hosts
 _TWO_NAMES: Final = frozenset("\u00df\u03c2\u200c\u200d")  # UTS 46's deviations: ß, ς and the two joiners
 
 
@@ -177,6 +177,7 @@ class _Reader:
     def _port(self, digits: str, default: int) -> int:
         if not digits:
             return default
-        if not digits.isascii() or not digits.isdigit() or len(digits) > 5 or not 0 < int(digits) < 65536:
+        number = digits.lstrip("0")  # RFC 3986 §3.2.3: *DIGIT
+        if not digits.isascii() or not digits.isdigit() or not 0 < len(number) <= 5 or int(number) > 65535:
             self._wrong(f"expected a port from 1 to 65535, got {self._piece(digits)}")
-        return int(digits)
+        return int(number)

@@ -1,0 +1,270 @@
+"""The polling transport: GETs that are held until there is something, POSTs with what the client sends.
+
+An ASGI application for the HTTP side of the mount; it also refuses what is no such request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from portico.errors import ProtocolError, Refuse
+from portico.net.timers import Timed
+from portico.realtime.outgoing import NOOP, Outgoing
+from portico.realtime.refusals import Refused, forbidden
+from portico.wire import engineio
+from portico.wire.handshake import HandshakeRefused, check_origin
+from portico.wire.http1 import parse_request_head
+from portico.wire.request import ForwardedRequest, Request
+
+if TYPE_CHECKING:
+    from portico.realtime.engine import Engine, Mounted
+    from portico.realtime.sessions import Session
+
+TEXT = (b"content-type", b"text/plain; charset=UTF-8")
+JSON = (b"content-type", b"application/json")
+NO_STORE = (b"cache-control", b"no-store")
+PACKETS_A_TURN = 256
+UPGRADE_POLL_S = 0.1  # how long a poll is held while the session is on its way to WebSocket
+
+Header = tuple[bytes, bytes]
+
+
+class Poll(Timed):
+    """A GET that waits for packets. It is answered once."""
+
+    __slots__ = ("_task", "_woken", "gone", "packets", "session")
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.packets: list[Outgoing] | None = None  # the answer, where it is known before the task is awake
+        self.gone = False  # the client has left
+        self._task = asyncio.current_task()
+        self._woken = False
+
+    def wake(self) -> None:
+        """There is something: the task takes it when it is its turn, with what is added until then."""
+        if not self._woken and self._task is not None:
+            self._woken = True
+            self._task.cancel()
+
+    def finish(self, packets: list[Outgoing]) -> None:
+        """Answer with `packets`, the last ones."""
+        if self.packets is None:
+            self.packets = packets
+            self.session.poll = None
+            self.wake()
+
+    def release(self) -> None:
+        """Answer now, with a ``noop`` if there is nothing else."""
+        self.finish(self.session.take(self.session.engine.options.max_payload_bytes) or [NOOP])
+
+    def expired(self, now: float) -> None:
+        self.release()
+
+    async def wait(self, receive: Any) -> list[Outgoing]:
+        """The packets to answer with; none where the client has left."""
+        session = self.session
+        try:
+            while not self._woken:
+                if (await receive())["type"] == "http.disconnect":
+                    self.gone = True
+                    break
+        except asyncio.CancelledError:
+            if not self._woken or (self._task is not None and self._task.uncancel() > 0):
+                self.gone = True
+                raise
+        finally:
+            session.engine.reactor.wheel.cancel(self)
+            if session.poll is self:
+                session.poll = None
+        if self.packets is None:
+            self.packets = [] if self.gone else session.take(session.engine.options.max_payload_bytes)
+        return self.packets
+
+
+class Polling:
+    """The requests of one mount."""
+
+    def __init__(self, mounted: Mounted) -> None:
+        self._mounted = mounted
+        self._engine: Engine = mounted.engine
+
+    async def answer(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answer one HTTP request."""
+        headers: list[Header] = [NO_STORE]
+        try:
+            await self._answer(scope, receive, send, headers)
+        except Refused as refused:
+            self._engine.counters.refused[refused.why] += 1
+            extra = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in refused.headers]
+            await respond(send, refused.status, refused.body, [JSON, *headers, *extra])
+
+    async def _answer(self, scope: dict[str, Any], receive: Any, send: Any, headers: list[Header]) -> None:
+        if scope["path"][len(scope.get("root_path", "")) :] not in ("", "/"):
+            raise Refused(engineio.BAD_REQUEST, "nothing is served at this path", status=404)
+        fields = dict(scope["headers"])
+        headers += self._cross_origin(scope, fields)
+        method = scope["method"]
+        if method == "OPTIONS":
+            await respond(send, 204, b"", [*headers, *_preflight(fields)])
+            return
+        query = dict(parse_qsl(scope["query_string"].decode("ascii"), keep_blank_values=True))
+        session = self._engine.check(query, upgrade=False, method=method)
+        if session is None:
+            session = await self._open(scope)
+            await respond(send, 200, session.greeting(["websocket"]), [TEXT, *headers])
+        elif method == "GET":
+            await self._get(session, receive, send, headers)
+        elif method == "POST":
+            await self._post(session, fields, receive, send, headers)
+        else:
+            raise Refused(engineio.BAD_REQUEST, f"{method} for a session: expected GET or POST")
+
+    def _cross_origin(self, scope: dict[str, Any], fields: dict[bytes, bytes]) -> list[Header]:
+        """Refuse a page of another site, as a WebSocket would be; else the headers that let a page read the answer."""
+        origin = fields.get(b"origin")
+        if origin is None:
+            return []
+        origins = self._mounted.options.origins
+        host = told_host(scope) or fields.get(b"host", b"").decode("latin-1")
+        try:
+            check_origin(origin.decode("latin-1"), host, scope["scheme"], origins)
+        except HandshakeRefused as refused:
+            raise forbidden(str(refused)) from None
+        if origins is not None and "*" in origins:
+            return [(b"access-control-allow-origin", b"*")]
+        allow = (b"access-control-allow-origin", origin), (b"access-control-allow-credentials", b"true")
+        return [*allow, (b"vary", b"Origin")]
+
+    async def _open(self, scope: dict[str, Any]) -> Session:
+        request = request_of(scope)
+        authenticate = self._mounted.options.authenticate
+        user = None
+        if authenticate is not None:
+            try:
+                user = authenticate(request)
+                if inspect.isawaitable(user):
+                    user = await user
+            except Refuse as refuse:
+                raise forbidden(refuse.reason, refuse.status, refuse.headers, refuse.data) from None
+        request.forget()
+        return self._engine.open(request, user)
+
+    async def _get(self, session: Session, receive: Any, send: Any, headers: list[Header]) -> None:
+        session.heard()
+        if session.poll is not None:
+            session.fail(ProtocolError("two GETs of one session at once"))
+            raise Refused(engineio.BAD_REQUEST, "another GET of this session is being held")
+        if session.waiting:
+            packets = session.take(self._engine.options.max_payload_bytes)
+        else:
+            poll = session.poll = Poll(session)
+            if session.probe is not None:
+                self._engine.reactor.wheel.schedule(poll, self._engine.reactor.clock() + UPGRADE_POLL_S)
+            packets = await poll.wait(receive)
+            if poll.gone:
+                session.close("transport close", discard=True)
+                return
+        if session.closed is not None and not session.waiting:
+            self._engine.forget(session)
+        body = b"\x1e".join([out.payload for out in packets or (NOOP,)])
+        await respond(send, 200, body, [TEXT, *headers])
+
+    async def _post(
+        self, session: Session, fields: dict[bytes, bytes], receive: Any, send: Any, headers: list[Header]
+    ) -> None:
+        session.heard()
+        if session.posting:
+            session.fail(ProtocolError("two POSTs of one session at once"))
+            raise Refused(engineio.BAD_REQUEST, "another POST of this session is being read")
+        if fields.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/octet-stream":
+            session.fail(ProtocolError("a payload of binary"))
+            raise Refused(engineio.BAD_REQUEST, "binary is sent as base64: expected a body of text/plain")
+        session.posting = True
+        try:
+            body = await self._body(session, fields, receive)
+            if body is None:
+                return
+            await self._take(session, body)
+        finally:
+            session.posting = False
+        await respond(send, 200, b"ok", [TEXT, *headers])
+
+    async def _body(self, session: Session, fields: dict[bytes, bytes], receive: Any) -> bytes | None:
+        """A POST's body; None where the client has left."""
+        most = self._engine.options.max_payload_bytes
+        length = fields.get(b"content-length", b"0")
+        body = b""
+        if int(length) <= most:
+            while len(body) <= most:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    session.close("transport close", discard=True)
+                    return None
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    break
+        if max(int(length), len(body)) > most:
+            self._engine.counters.refused["max_payload_bytes"] += 1
+            session.close("transport error", discard=True)
+            hint = f"expected at most {most} bytes (maxPayload); set max_payload_bytes= on the Realtime"
+            raise Refused(engineio.BAD_REQUEST, hint, status=413)
+        return body
+
+    async def _take(self, session: Session, body: bytes) -> None:
+        """Deal with a payload; a long one in parts, and while too much is unread it waits."""
+        count = 0
+        try:
+            for packet in engineio.decode_payload(body):
+                session.receive(packet)
+                count += 1
+                if not count % PACKETS_A_TURN:
+                    await asyncio.sleep(0)
+        except ProtocolError as error:
+            session.fail(error)
+        if session.closed == "parse error":
+            raise Refused(engineio.BAD_REQUEST, "this payload can't be understood")
+        await session.room()
+
+
+def _preflight(fields: dict[bytes, bytes]) -> list[Header]:
+    """The headers that answer a preflight (Fetch, §CORS-preflight fetch)."""
+    answer = [(b"access-control-allow-methods", b"GET, POST"), (b"access-control-max-age", b"600")]
+    wanted = fields.get(b"access-control-request-headers")
+    if wanted:
+        answer.append((b"access-control-allow-headers", wanted))
+    return answer
+
+
+def request_of(scope: dict[str, Any]) -> Request:
+    """The `Request` that an ASGI scope describes."""
+    target = scope.get("raw_path") or scope["path"].encode()
+    if scope["query_string"]:
+        target += b"?" + scope["query_string"]
+    lines = [b"%b %b HTTP/%b" % (scope["method"].encode(), target, scope["http_version"].encode())]
+    lines += [name + b": " + value for name, value in scope["headers"]]
+    raw = b"\r\n".join(lines) + b"\r\n\r\n"
+    client, server = (None if pair is None else tuple(pair) for pair in (scope.get("client"), scope.get("server")))
+    host = told_host(scope)
+    if host:
+        return ForwardedRequest(parse_request_head(raw), client, server, scope["scheme"], host)
+    return Request(raw, client, server, scope["scheme"])
+
+
+def told_host(scope: dict[str, Any]) -> str | None:
+    """The host that a trusted proxy says the client asked; None where it doesn't say."""
+    told: dict[str, str] = (scope.get("extensions") or {}).get("portico.host", {})
+    return told.get("host")
+
+
+async def respond(send: Any, status: int, body: bytes, headers: Sequence[Header]) -> None:
+    """A whole response."""
+    if status != 204:
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
