@@ -231,6 +231,32 @@ def test_a_client_is_told_once(style: str, ending: Ending) -> None:
     run(main(), patience_s=0.01 if ending is rst else 0)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(999, ""), (1006, ""), (5000, ""), ("1000", ""), (1000, "x" * 124), (1000, b"bye"), (4000, None)],
+)
+def test_a_close_that_can_not_be_sent_is_refused_at_any_time(code: Any, reason: Any) -> None:
+    """While the connection is open, closing and closed: the mistake is the same (RFC 6455 §5.5, §7.4)."""
+
+    async def main() -> None:
+        async with pair() as (client, server):
+            for ws in (client, server):
+                with pytest.raises(portico.LocalError):
+                    ws.close(code, reason)
+                assert ws.sending, "nothing was sent"
+            closing = client.close()
+            for _ in range(2):
+                with pytest.raises(portico.LocalError):
+                    client.close(code, reason)
+                await closing
+            await client.close(4002, "harmless")
+            assert client.closed == Close(1000, clean=True, by="us")
+            with pytest.raises(portico.LocalError):
+                server.close(code, reason)
+
+    run(main())
+
+
 # -- a process that is killed ----------------------------------------------------------------------------------------
 
 CLIENT = """

@@ -74,6 +74,15 @@ async def test_lines_go_out_and_payloads_alone_come_out(peer: Echo) -> None:
 
 
 @BOTH
+async def test_lines_may_end_with_crlf(peer: Echo) -> None:
+    async with peer() as seen:
+        ended = await piped(b"one\r\n\r\na\rb\r\nlast", seen.uri)
+        await until(lambda: seen.codes)
+    assert seen.messages == ["one", "", "a\rb", "last"]
+    assert ended.status == 0
+
+
+@BOTH
 async def test_all_of_a_long_input_is_sent_before_the_close(peer: Echo, tmp_path: pathlib.Path) -> None:
     lines = [f"{number} {'x' * (number % 300)}" for number in range(5000)]
     file = tmp_path / "lines.txt"

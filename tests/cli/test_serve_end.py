@@ -113,6 +113,44 @@ class TestAtOnce:
         assert all(record["logger"] != "asyncio" or record["level"] == "debug" for record in running.records())
 
 
+THREADS = """
+import asyncio, time
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        background.append(asyncio.ensure_future(asyncio.to_thread(time.sleep, 600)))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun"})
+
+background = []
+"""
+
+
+class TestThreads:
+    """Python waits for threads; a stop doesn't do so for ever."""
+
+    async def test_they_are_cut_off_with_1(self, folder: pathlib.Path) -> None:
+        (folder / "shop.py").write_text(THREADS)
+        arguments = ["serve", "shop:app", "--port", "0", "--stop-timeout-s", "1"]
+        async with started(folder, *arguments) as running, await Peer.connect(running.port) as peer:
+            peer.send(get("/"))
+            assert (await peer.answer()).body == b"begun"
+            running.process.send_signal(signal.SIGTERM)
+            assert await running.ended() == 1
+        assert "threads of the application still run" in running.errors
+
+    async def test_a_second_signal_does_not_wait_for_them(self, folder: pathlib.Path) -> None:
+        (folder / "shop.py").write_text(THREADS)
+        arguments = ["serve", "shop:app", "--port", "0", "--stop-timeout-s", "600"]
+        async with started(folder, *arguments) as running, await Peer.connect(running.port) as peer:
+            peer.send(get("/"))
+            assert (await peer.answer()).body == b"begun"
+            running.process.send_signal(signal.SIGTERM)
+            assert await peer.to_end() == b""
+            running.process.send_signal(signal.SIGTERM)
+            assert await running.ended() == 1
+
+
 class TestBeforeItBegan:
     def test_an_import_that_raises_is_3_with_the_applications_own_frames(self, folder: pathlib.Path) -> None:
         (folder / "shop.py").write_text("import stock\n")

@@ -116,6 +116,32 @@ async def test_one_that_hangs_delays_the_rest_only_until_its_deadline() -> None:
         assert isinstance(hanging.exception(), TimeoutError)
 
 
+async def test_a_refusal_whose_body_hangs_is_connecting_no_more() -> None:
+    """Its turn ends with its head; its body is read all the same."""
+
+    async def script(visit: Visit) -> None:
+        if fake.count == 1:
+            await visit.head()
+            visit.send(b"HTTP/1.1 401 Who?\r\nContent-Length: 100\r\n\r\nwho")
+            await go.wait()
+        else:
+            await visit.switch()
+            await visit.gone()
+
+    go = asyncio.Event()
+    async with Fake.running(script) as fake:
+        uri = f"ws://127.0.0.1:{fake.port}/"
+        hanging = asyncio.ensure_future(portico.connect(uri))
+        await until(lambda: fake.count)
+        found = await opened(*[uri] * 5)
+        assert all(isinstance(ws, portico.WebSocket) for ws in found)
+        assert not hanging.done()
+        go.set()
+        with pytest.raises(portico.HandshakeError) as caught:
+            await hanging
+    assert (caught.value.status, caught.value.body) == (401, b"who")
+
+
 async def test_waiting_does_not_count_as_connecting() -> None:
     """Each has its own deadline from its turn on: the last of four waits for three deadlines, and is let in."""
 

@@ -220,7 +220,7 @@ async def test_the_tunnel_does_not_renew_the_deadline() -> None:
         await visit.gone()
 
     async with Fake.running(script) as fake:
-        with pytest.raises(TimeoutError, match="ws://a/ did not answer the opening handshake"):
+        with pytest.raises(TimeoutError, match=r"ws://a/ through the proxy 127\S+ did not answer the opening"):
             await portico.connect("ws://a/", proxy=f"http://127.0.0.1:{fake.port}", open_timeout_s=SOON_S)
 
 

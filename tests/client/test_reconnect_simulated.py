@@ -1,6 +1,10 @@
 """``async for ws in portico.connect(…)`` through a network that fails at random, on simulated time: it never spins,
 never holds two live sockets, never stops for a fault that passes, and the messages between are whole.
 
+It does not cover: TLS, proxies and redirects; the look-up of names and more than one address; a real clock (time
+stands still while anything is ready, so that a slow machine is never late); a peer in another process; and faults that
+the link does not have: bytes that are changed, or come twice.
+
 ``PORTICO_LONG=1`` runs ten thousand schedules of faults with a million messages (`make long`), else a sample of them. A
 schedule that fails is named by its seed, and is the same each time.
 """

@@ -82,6 +82,32 @@ async def test_every_redirect_is_followed(status: str, site: Site, fake: Fake) -
     assert site.asked == ["/a", "/b?c=d"]
 
 
+@pytest.mark.parametrize(
+    "body", ["Content-Length: 100\r\n\r\nsee th", "Transfer-Encoding: chunked\r\n\r\n", "Connection: close\r\n\r\n"]
+)
+async def test_a_redirect_is_followed_without_its_body(body: str) -> None:
+    """Which nobody wants: it may hang, and the turn to connect (RFC 6455 §4.1, item 2) is not kept for it."""
+
+    async def script(visit: Visit) -> None:
+        if fake.count == 1:
+            await visit.head()
+            visit.send(f"HTTP/1.1 302 Found\r\nLocation: /there\r\n{body}".encode())
+            await visit.gone()
+        else:
+            await visit.closed()
+
+    async with Fake.running(script) as fake:
+        ws = await portico.connect(f"ws://127.0.0.1:{fake.port}/", open_timeout_s=60)  # the guard of Fake is sooner
+        await ws.close()
+    assert ws.request.path == "/there"
+
+
+async def test_of_a_redirect_that_is_not_followed_the_body_is_read() -> None:
+    async with Fake.running(lambda visit: visit.answer("302 Found", "Location: ftp://h/", body=b"over there")) as fake:
+        error = await not_followed(f"ws://127.0.0.1:{fake.port}/")
+    assert (error.status, error.body) == (302, b"over there")
+
+
 @pytest.mark.parametrize("status", ["304 Not Modified", "305 Use Proxy", "306 ", "200 OK"])
 async def test_other_answers_are_not(status: str, site: Site, fake: Fake) -> None:
     site.answers["/a"] = (status, "/b")

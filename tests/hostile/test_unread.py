@@ -88,7 +88,7 @@ async def test_text_is_held_to_what_it_weighs_in_memory(victim: Target, texts: l
 
 @pytest.mark.parametrize("role", ["client", "server"])
 async def test_what_is_put_in_is_taken_out(role: str) -> None:
-    """`Cost.unread` is what the messages weigh, within the 64 bytes for each of them, and nothing when all are taken."""
+    """`Cost.unread` is what the messages weigh, within the 64 bytes for each, and nothing when all are taken."""
     messages = [*MIXED, "", "🚪", b"", b"x" * 200, "a" * 5000 + "🚪", "ende"]
     async with pair() as ends:
         ours, theirs = (ends.client, ends.server) if role == "client" else (ends.server, ends.client)

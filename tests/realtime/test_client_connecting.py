@@ -280,3 +280,40 @@ async def test_headers_a_query_and_cookies_go_with_every_request() -> None:
 def test_a_wrong_argument_is_refused_at_once(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(portico.LocalError, match=expected):
         portico.RealtimeClient(**({"url": "http://127.0.0.1"} | options))
+
+
+async def test_a_namespace_whose_auth_fails_is_not_connected_and_may_be_tried_again() -> None:
+    answers: list[Any] = [LookupError("no token"), {"token": "admin"}]
+
+    def auth() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with node() as server, client_of(server) as client:
+        admin = client.of("/admin", auth=auth)
+        with pytest.raises(LookupError, match="no token"):
+            await admin.connect()
+        await admin.connect()
+        assert admin.connected
+
+
+async def test_handlers_that_do_not_end_are_cancelled_after_their_grace() -> None:
+    async with node() as server:
+        client = client_of(server, limits=portico.Limits(handler_grace_s=0.05))
+        begun = asyncio.Event()
+        ended: list[str] = []
+
+        @client.on("echo")
+        async def echo() -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("cancelled")
+
+        async with asyncio.timeout(GUARD_S), client:
+            client.emit("echo")
+            await begun.wait()
+        assert ended == ["cancelled"]

@@ -218,3 +218,29 @@ async def test_awaiting_an_emit_waits_until_it_was_handed_over(server: Server) -
         await until(lambda: client.waiting == 0)
     with pytest.raises(portico.Disconnected):
         client.emit("say", "late")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_handlers_that_are_behind_make_the_server_wait(way: str) -> None:
+    """What waits for a handler is bounded in bytes; nothing is lost or reordered by it."""
+    limits = portico.Limits(max_unread_bytes=20_000)
+    async with node() as server:
+        client = client_of(server, way, limits=limits)
+        numbers: list[int] = []
+        go = asyncio.Event()
+
+        @client.on("number")
+        async def number(n: int) -> None:
+            await go.wait()
+            numbers.append(n)
+
+        async with client:
+            client.emit("count", 5000)
+            intake = client._link._intake
+            assert intake is not None
+            await until(lambda: intake._held > 20_000)
+            if way == "websocket":
+                assert intake._held < 25_000  # by polling, all of one answer is taken
+            go.set()
+            await until(lambda: len(numbers) == 5000)
+        assert numbers == list(range(5000))

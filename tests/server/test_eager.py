@@ -121,6 +121,24 @@ class TestTasks:
 
         assert await ask(app) == "asyncio"
 
+    async def test_called_in_another_thread_they_wait_to_be_awaited(self) -> None:
+        """As coroutines do; `asyncio.run_coroutine_threadsafe` gets them so, from a WSGI application for example."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            start = {"type": "http.response.start", "status": 200, "headers": []}
+            unused = await asyncio.to_thread(lambda: (receive(), send(start)))
+            loop = asyncio.get_running_loop()
+            later = await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(receive(), loop).result())
+            await send(start)
+            for coroutine in unused:
+                coroutine.close()
+            end = {"type": "http.response.body", "body": later["body"]}
+            await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(send(end), loop).result())
+
+        async with serving(pages(app)) as server, await Peer.connect(server) as peer:
+            peer.send(get(method="POST", Content_Length="5") + b"12345")
+            assert (await peer.answer()).text == "12345"
+
     @pytest.mark.parametrize("kind", ["eager", "old", "new"])
     async def test_a_task_factory_of_the_loop_is_used(self, kind: str) -> None:
         made: list[Any] = []

@@ -332,6 +332,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
     usage = "-addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign"
 
+    leaf = "-addext basicConstraints=critical,CA:FALSE"
+
     def openssl(*words: str) -> None:
         subprocess.run(["openssl", *words], check=True, capture_output=True)
 
@@ -341,7 +343,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         ("client", "/C=CH/O=Doors, Inc./OU= left/CN=Anna+emailAddress=a@b.ch", "subjectAltName=DNS:client"),
     ):
         signed = f"-CA {where}/ca.pem -CAkey {where}/ca.key -keyout {where}/{name}.key -out {where}/{name}.pem"
-        openssl(*f"req -x509 {new} {signed} -addext {also}".split(), "-multivalue-rdn", "-subj", subject)
+        openssl(*f"req -x509 {new} {signed} {leaf} -addext {also}".split(), "-multivalue-rdn", "-subj", subject)
     return where
 
 

@@ -30,6 +30,7 @@ def wrong(text: str) -> str:
         ("ws://example.com:8000/a/b", False, "example.com", 8000, "/a/b"),
         ("ws://example.com:/", False, "example.com", 80, "/"),  # RFC 3986 §3.2.3: an empty port is the default
         ("ws://example.com:65535/", False, "example.com", 65535, "/"),
+        ("ws://example.com:000080/", False, "example.com", 80, "/"),  # RFC 3986 §3.2.3: *DIGIT
         ("WSS://EXAMPLE.com/A", True, "example.com", 443, "/A"),  # RFC 3986 §6.2.2.1: scheme and host in any case
         ("ws://127.0.0.1/", False, "127.0.0.1", 80, "/"),
         ("ws://a_b-c.example/", False, "a_b-c.example", 80, "/"),
@@ -52,7 +53,8 @@ def test_scheme_host_port_and_path(text: str, secure: bool, host: str, port: int
         ("ws://a/b;p=1,2/@:!$&'()*+=~", "/b;p=1,2/@:!$&'()*+=~"),
         ("ws://a/%20%2F%c3%a9?%23", "/%20%2F%c3%a9?%23"),  # what is encoded stays as it is
         ("ws://a/é?ü=€", "/%C3%A9?%C3%BC=%E2%82%AC"),  # what is not ASCII is sent as UTF-8, percent-encoded
-        ("ws://a/x[]?y[0]=1", "/x[]?y[0]=1"),
+        ("ws://a/[]", "/%5B%5D"),  # RFC 3986 §3.2.2: brackets stand for nothing but an address
+        ("ws://a/x[]?y[0]=1", "/x%5B%5D?y%5B0%5D=1"),
         ("ws://a/?mail=me@b.example", "/?mail=me@b.example"),
     ],
 )
@@ -239,7 +241,9 @@ def test_what_is_no_str_is_named_by_its_type(text: object) -> None:
         ("ws://a:-1/", "1 to 65535, got '-1'"),
         ("ws://a:8o/", "got '8o'"),
         ("ws://a:٨٠/", "1 to 65535"),
-        ("ws://a:000080/", "1 to 65535"),
+        ("ws://a:000/", "1 to 65535"),
+        ("ws://a:0000065536/", "1 to 65535"),
+        (f"ws://a:{'9' * 5000}/", "1 to 65535"),
         ("ws://::1/", "in brackets, as in [::1]"),
         ("ws://a:80:81/", "one colon at most"),
         ("ws://[::1/", "[address] or [address]:port"),

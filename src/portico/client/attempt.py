@@ -51,7 +51,12 @@ class Attempt:
     """
 
     def __init__(
-        self, uri: Uri, headers: Headers, options: Options, settings: Settings, leads: Callable[[ResponseHead], bool]
+        self,
+        uri: Uri,
+        headers: Headers,
+        options: Options,
+        settings: Settings,
+        leads: Callable[[ResponseHead], bool] = lambda head: False,
     ) -> None:
         self.answered = False
         self._uri = uri
@@ -175,7 +180,7 @@ class Attempt:
                 error.body = b"" if head.status == 101 else rest
                 raise
             if stream.gone:
-                raise HandshakeError("the connection was lost as soon as the server had switched")
+                raise HandshakeError(f"{self._shown}: the connection was lost as soon as the server had switched")
             codec = Codec(agreed, options.deflate, client=True) if agreed and options.deflate else None
             place = Request(request, _pair(stream.local), _pair(dialled.address), "wss" if self._uri.secure else "ws")
             ws = WebSocket(
@@ -205,7 +210,8 @@ class Attempt:
         except BaseException as error:
             reactor.close_if_idle()
             if isinstance(error, OSError):
-                raise HandshakeError(f"the connection was lost before the opening handshake: {error}") from error
+                text = f"{self._shown}: the connection was lost before the opening handshake: {error}"
+                raise HandshakeError(text) from error
             raise
 
     async def _answer(

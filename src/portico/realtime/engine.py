@@ -73,7 +73,6 @@ class Engine:
         self.options = options
         self.counters = EngineCounters()
         self.sessions: dict[str, Session] = {}
-        self.stopping = False
         self._reactor: Reactor | None = None
 
     @property
@@ -85,13 +84,12 @@ class Engine:
     def start(self) -> None:
         """Run on this event loop from now on."""
         self._reactor = Reactor.running()
-        self.stopping = False
 
-    def stop(self) -> None:
-        """End every session: the server stops."""
-        self.stopping = True
+    def stop(self, mounted: Mounted | None = None) -> None:
+        """End every session, or those of one server: it stops."""
         for session in list(self.sessions.values()):
-            session.close("server shutting down")
+            if mounted is None or session.mounted is mounted:
+                session.close("server shutting down")
 
     def check(self, query: dict[str, str], *, upgrade: bool, method: str = "GET") -> Session | None:
         """The session that a request is for; None where it asks for a new one. Raises Refused.
@@ -125,11 +123,11 @@ class Engine:
             raise Refused(engineio.BAD_REQUEST, "this session is on another transport")
         return session
 
-    def open(self, request: Request, user: Any) -> Session:
+    def open(self, mounted: Mounted, request: Request, user: Any) -> Session:
         """A new session."""
-        if self.stopping:
+        if mounted.stopping:
             raise Refused(engineio.FORBIDDEN, "this server is stopping", status=503, headers=[("Retry-After", "5")])
-        session = Session(self, request, user)
+        session = Session(self, mounted, request, user)
         self.sessions[session.id] = session
         return session
 
@@ -153,18 +151,18 @@ class Admission:
 class SessionSocket(Endpoint):
     """The WebSocket transport: ``ws.state`` is the session."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, mounted: Mounted) -> None:
+        self._mounted = mounted
 
     def on_open(self, ws: WebSocket) -> None:
         admission: Admission = ws.user
         ws.user = admission.user
         session = admission.session
-        if self._engine.stopping:
+        if self._mounted.stopping:
             ws.close(1001, "this server is stopping")
             return
         if session is None:
-            session = ws.state = self._engine.open(ws.request, admission.user)
+            session = ws.state = self._mounted.engine.open(self._mounted, ws.request, admission.user)
             session.ws = ws
             ws.write(session.greeting([]).decode())
         elif session.closed is not None or session.ws is not None or session.probe is not None:
@@ -175,7 +173,7 @@ class SessionSocket(Endpoint):
 
     def on_message(self, ws: WebSocket, message: str | bytes) -> None:
         session: Session | None = ws.state
-        if session is None:
+        if session is None or session.closed is not None:
             return
         if session.ws is ws:
             if type(message) is str and message.startswith("4"):  # what most are
@@ -197,6 +195,7 @@ class Mounted(Native):
     def __init__(self, io: Realtime, options: Options, counters: ServerCounters) -> None:
         self.io = io
         self.engine = engine = io.engine
+        self.stopping = False
         own = engine.options
         limits = options.limits
         outbox = max(own.max_outbox_bytes, limits.high_water_bytes)
@@ -214,14 +213,14 @@ class Mounted(Native):
             ),
         )
         admitting = dataclasses.replace(self.options, authenticate=self._admit)
-        self.route = Route(SessionSocket(engine), admitting, counters)
+        self.route = Route(SessionSocket(self), admitting, counters)
         self._polling = Polling(self)
 
     def _admit(self, request: Request) -> Any:
         """Whether an upgrade request gets its 101, before it does; an `Admission`, or what will be one."""
         try:
             session = self.engine.check(request.query, upgrade=True)
-            if session is None and self.engine.stopping:
+            if session is None and self.stopping:
                 raise Refused(engineio.FORBIDDEN, "this server is stopping", status=503)
         except Refused as refused:
             self.engine.counters.refused[refused.why] += 1
@@ -257,7 +256,8 @@ class Mounted(Native):
 
     def stop(self) -> None:
         """The server stops, now."""
-        self.engine.stop()
+        self.stopping = True
+        self.engine.stop(self)
 
 
 async def _later(user: Any) -> Admission:

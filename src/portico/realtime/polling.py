@@ -113,7 +113,7 @@ class Polling:
         if method == "OPTIONS":
             await respond(send, 204, b"", [*headers, *_preflight(fields)])
             return
-        query = dict(parse_qsl(scope["query_string"].decode("ascii"), keep_blank_values=True))
+        query = parse_query(scope["query_string"].decode("ascii"))
         session = self._engine.check(query, upgrade=False, method=method)
         if session is None:
             session = await self._open(scope)
@@ -153,7 +153,7 @@ class Polling:
             except Refuse as refuse:
                 raise forbidden(refuse.reason, refuse.status, refuse.headers, refuse.data) from None
         request.forget()
-        return self._engine.open(request, user)
+        return self._engine.open(self._mounted, request, user)
 
     async def _get(self, session: Session, receive: Any, send: Any, headers: list[Header]) -> None:
         session.heard()
@@ -230,6 +230,17 @@ class Polling:
         if session.closed == "parse error":
             raise Refused(engineio.BAD_REQUEST, "this payload can't be understood")
         await session.room()
+
+
+def parse_query(text: str) -> dict[str, str]:
+    """The parameters of a query; of several with one name, the last."""
+    if "%" in text or "+" in text:
+        return dict(parse_qsl(text, keep_blank_values=True))
+    query = {}
+    for part in text.split("&"):  # what most are
+        name, _, value = part.partition("=")
+        query[name] = value
+    return query
 
 
 def _preflight(fields: dict[bytes, bytes]) -> list[Header]:

@@ -20,7 +20,7 @@ from portico.websocket import WebSocket
 from portico.wire import engineio
 
 if TYPE_CHECKING:
-    from portico.realtime.engine import Engine
+    from portico.realtime.engine import Engine, Mounted
     from portico.realtime.polling import Poll
     from portico.wire.request import Request
 
@@ -50,6 +50,7 @@ class Session(Timed):
         "closed",
         "engine",
         "id",
+        "mounted",
         "poll",
         "posting",
         "probe",
@@ -58,9 +59,10 @@ class Session(Timed):
         "ws",
     )
 
-    def __init__(self, engine: Engine, request: Request, user: Any) -> None:
+    def __init__(self, engine: Engine, mounted: Mounted, request: Request, user: Any) -> None:
         super().__init__()
         self.engine = engine
+        self.mounted = mounted  # where it came in
         self.request = request
         self.user = user
         self.id = secrets.token_urlsafe(15)
@@ -339,7 +341,7 @@ class Session(Timed):
         if self._connect_by <= now:
             self._connect_by = NEVER
             if not self.channel.joined:
-                self.close("forced server close")
+                self.close("forced server close", discard=True)
                 return
         if self._probe_by <= now:
             self._probe_by = NEVER
@@ -404,7 +406,7 @@ class Session(Timed):
         elif ws is self.ws and self.closed is None:
             close = ws.closed
             broken = close is not None and isinstance(close.cause, ProtocolError)
-            if self.engine.stopping or (close is not None and close.by == "us" and close.code == 1001):
+            if self.mounted.stopping or (close is not None and close.by == "us" and close.code == 1001):
                 self.close("server shutting down")
             else:
                 self.close("transport error" if broken else "transport close")

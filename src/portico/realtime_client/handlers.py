@@ -121,6 +121,7 @@ class Handlers:
                     if self._intake is not None:
                         self._intake.done(job.size)
         finally:
+            self._jobs.clear()  # what is left was cancelled
             self._task = None
 
     async def _call(self, job: Job) -> Any:

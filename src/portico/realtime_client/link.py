@@ -131,6 +131,7 @@ class Link:
         except BaseException:
             if not namespace.connected:
                 namespace._wanted = False
+                namespace._outcome = None
             raise
 
     def _want(self, namespace: Namespace) -> asyncio.Future[None]:

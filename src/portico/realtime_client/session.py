@@ -50,6 +50,7 @@ class Session:
         self._opened: Opened | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._polling: asyncio.Task[None] | None = None
+        self._upgrading: asyncio.Task[None] | None = None
         self._heard_at = 0.0
         self._waiting_for_room = False
         self._timer: asyncio.TimerHandle | None = None
@@ -105,7 +106,7 @@ class Session:
             return
         self._polling = self._start(polling.run())
         if "websocket" in self._address.transports and "websocket" in session.upgrades:
-            self._start(self._upgrade(polling, session.sid))
+            self._upgrading = self._start(self._upgrade(polling, session.sid))
 
     async def _open_socket(self) -> None:
         where = self._address.shown
@@ -175,6 +176,8 @@ class Session:
         except BaseException:
             if ws is not None:
                 ws.stream.abort()
+            if not self.over.done():
+                self._changed(polling)
             raise
         else:
             self._asker.close()
@@ -278,6 +281,9 @@ class Session:
 
     async def close(self, timeout_s: float) -> None:
         """End the session in good order, in `timeout_s` at most."""
+        if self._upgrading is not None and not self._upgrading.done():
+            self._upgrading.cancel()
+            await asyncio.wait([self._upgrading])
         if self._transport is not None and not self.over.done():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):

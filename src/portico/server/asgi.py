@@ -40,7 +40,9 @@ class AsgiWebSocket(Endpoint):
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError as cancelled:
             error = cancelled
-        except Exception as raised:
+        except GeneratorExit:
+            raise  # the loop has ended
+        except BaseException as raised:  # SystemExit, too: what one connection does ends no server
             error = raised
         self.application_ended(error)
         error = None  # its traceback has this frame: a circle, that would keep what the application held
@@ -205,8 +207,10 @@ class Lifespan:
         try:
             await self._app(scope, self._inbox.get, self._send)
         except Exception as error:
-            if self._takes_part:  # before it has started, this means that it knows no lifespan
+            if self._takes_part:
                 logger.error("the application failed in its lifespan", exc_info=error)
+            else:  # ASGI §Lifespan: it is one that knows none, or so it seems
+                logger.info("the application takes no part in the lifespan: %r", error)
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
 

@@ -130,8 +130,8 @@ class HttpConnection(Protocol):
         at = 0
         while at < len(waiting) and self._last is None and not self._full():
             step = parser.body_left or HEAD_SLICE  # of a body what is here may come at once: it is held anyway
-            self._take(parser.feed(waiting[at : at + step]))
-            at += step
+            self._take(parser.feed(waiting[at : at + step], True))
+            at += parser.taken
         self._waiting = waiting[at:]
 
     def _advance(self) -> bool:
@@ -232,16 +232,22 @@ class HttpConnection(Protocol):
         self._expect(self.server.progress_window)
 
     def eof(self) -> None:
+        cut = False
         for event in self._parser.feed_eof() if self._parser else ():
-            if isinstance(event, Rejected):
-                self.stream.abort()
-                return
+            cut = cut or isinstance(event, Rejected)
         if not self._exchanges:
-            self.stream.close()
+            if cut:
+                self.stream.abort()
+            else:
+                self.stream.close()
+            return
+        last = self._exchanges[-1]
+        if cut and last.body_short:
+            self.stream.abort()
             return
         for exchange in self._exchanges:  # it may only have shut its side: the answers are still written
             exchange.disconnected()
-        self._exchanges[-1].keep_alive = False
+        last.keep_alive = False
 
     def expired(self, now: float) -> None:
         limits = self.server.limits

@@ -8,9 +8,11 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from portico.net import activation
 from portico.net.stream import Stream
@@ -61,24 +63,25 @@ async def until_signal(
     numbers: Iterable[int] = (signal.SIGINT, signal.SIGTERM),
     *,
     ready: Callable[[], None] = lambda: None,
-) -> None:
+) -> Rest:
     """Serve until one of the signals `numbers` or the server's end, then stop in order. `ready` is called when they are
     heard: whoever is told then that the server runs may end it at once.
 
     A second signal ends the process at once, also where the application holds the event loop up. SIGHUP calls
-    ``server.on_hangup``, where that is set; otherwise it is left as it is.
+    ``server.on_hangup``, where that is set; otherwise it is left as it is. What is left at the end is returned: see
+    `Rest`.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     serving = loop.create_task(server.serve_forever())
     serving.add_done_callback(lambda _: stop.set())
-    asked = False
+    asked = 0.0
 
     def hear(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
             end_now(server)
-        asked = True
+        asked = time.monotonic()
         loop.call_soon_threadsafe(stop.set)
 
     # Not loop.add_signal_handler() alone: what that calls has to wait for the loop.
@@ -88,6 +91,7 @@ async def until_signal(
         signal.signal(number, hear)
     if server.on_hangup is not None:
         loop.add_signal_handler(signal.SIGHUP, server.on_hangup)
+    rest = Rest(server, before)
     try:
         ready()
         activation.notify("READY=1")
@@ -95,14 +99,48 @@ async def until_signal(
         activation.notify("STOPPING=1")
         await server.close()
         await serving
+    except BaseException:
+        rest.over()
+        raise
     finally:
         if server.on_hangup is not None:
             loop.remove_signal_handler(signal.SIGHUP)
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
     if server.stuck:  # asyncio.run() would wait for them for ever
         end_now(server)
+    for number in before:
+        loop.remove_signal_handler(number)
+        signal.signal(number, hear)
+    rest.limit((asked or time.monotonic()) + server.limits.stop_timeout_s - time.monotonic())
+    return rest
+
+
+class Rest:
+    """What is left when a server has stopped: threads of the application, which Python waits for, and the signals'
+    handlers, so that a second signal is still heard. `over` ends that."""
+
+    def __init__(self, server: Server, before: dict[int, Any]) -> None:
+        self._server = server
+        self._before = before
+        self._timer: threading.Timer | None = None
+
+    def limit(self, seconds: float) -> None:
+        """End the process in `seconds`, at the soonest in one, where it has not ended by then."""
+        self._timer = threading.Timer(max(seconds, 1.0), self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def over(self) -> None:
+        """The event loop has ended: nothing is waited for, and the signals are whose they were."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _cut(self) -> None:
+        mine = threading.current_thread(), threading.main_thread()
+        names = sorted(thread.name for thread in threading.enumerate() if thread not in mine)
+        self._server.logger.warning("threads of the application still run, and are cut off: %s", ", ".join(names))
+        end_now(self._server)
 
 
 def end_now(server: Server) -> None:

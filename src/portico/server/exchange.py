@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
@@ -82,6 +83,11 @@ class Exchange(Response):
         """Whether the peer has to send more of the body, and nobody told it to wait with it."""
         return not (self._body_complete or self._continue_due or self.over)
 
+    @property
+    def body_short(self) -> bool:
+        """Whether a part of the body has not come."""
+        return not self._body_complete
+
     def body_came(self, piece: bytes) -> None:
         if self.over:
             return
@@ -143,7 +149,9 @@ class Exchange(Response):
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError as cancelled:
             error = cancelled
-        except Exception as raised:
+        except GeneratorExit:
+            raise  # the loop has ended
+        except BaseException as raised:  # SystemExit, too: what one request does ends no server
             error = raised
         self._ran = True
         if self._task is not None:
@@ -154,7 +162,12 @@ class Exchange(Response):
         error = None  # its traceback has this frame: a circle, that would keep what the application held
 
     def receive(self) -> Awaitable[dict[str, Any]]:
-        """ASGI ``receive``: ``http.request`` until the body has been read, then ``http.disconnect`` at the end."""
+        """ASGI ``receive``: ``http.request`` until the body has been read, then ``http.disconnect`` at the end.
+
+        Called in another thread, it does nothing before it is awaited on the loop, as a coroutine would.
+        """
+        if _get_running_loop() is not self.stream.reactor.loop:
+            return self._receive()
         if self._body_complete and not self._end_told and not self.held:
             self._end_told = True
             return Ready({"type": "http.request", "body": b"", "more_body": False})
@@ -186,7 +199,7 @@ class Exchange(Response):
             return {"type": "http.request", "body": b"", "more_body": False}
         while not (self._disconnected or self.over):
             await self._wait_body()
-        self._left_told = True
+        self._left_told = self._disconnected
         return {"type": "http.disconnect"}
 
     async def _wait_body(self) -> None:
@@ -199,8 +212,11 @@ class Exchange(Response):
         """ASGI ``send``: ``http.response.start``, then ``http.response.body`` until ``more_body`` is False.
 
         Waits while the outbox is above ``Limits.high_water_bytes`` and more is to come. Raises OSError when the peer
-        has left, LocalError for a message at the wrong time or a response that can't be framed.
+        has left, LocalError for a message at the wrong time or a response that can't be framed. Called in another
+        thread, it does nothing before it is awaited on the loop.
         """
+        if _get_running_loop() is not self.stream.reactor.loop:
+            return self._send_later(message)
         kind = message["type"]
         stream = self.stream
         if stream.gone or self._given_up:
@@ -226,6 +242,9 @@ class Exchange(Response):
         if stream.buffered > stream.high_water and not self.over:
             return self._wait_room()
         return DONE
+
+    async def _send_later(self, message: dict[str, Any]) -> None:
+        await self.send(message)
 
     async def _peer_left(self) -> None:
         """Say that the peer has left. Who waits in `receive` hears of it first, and may cancel the task that sends:
@@ -254,13 +273,24 @@ class Exchange(Response):
             self._left_told = True
             raise ConnectionResetError("the client has left")
 
+    async def wait_drained(self) -> None:
+        """Until the stream's next `drained`, which has to be due; raises OSError where the peer has left."""
+        if self.stream.open:
+            await self._wait_woken()
+        if not self.stream.open:
+            self._left_told = True
+            raise ConnectionResetError("the client has left")
+
     async def _wait_room(self) -> None:
         stream = self.stream
         while stream.buffered > stream.high_water and not self.over:
-            if self._wake_room is None:
-                self._wake_room = asyncio.Event()
-            self._wake_room.clear()
-            await self._wake_room.wait()
+            await self._wait_woken()
+
+    async def _wait_woken(self) -> None:
+        if self._wake_room is None:
+            self._wake_room = asyncio.Event()
+        self._wake_room.clear()
+        await self._wake_room.wait()
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -284,6 +314,7 @@ class Exchange(Response):
         if self.started:
             self.over = True
             self.log()
+            self.stream.flush_within()
             self.stream.abort()  # the peer sees that the response is cut
         elif self._left_told:
             self.over = True
@@ -297,6 +328,7 @@ class Exchange(Response):
         """Answer in the application's place, and close."""
         self.over = self.started = True
         self.status = status
+        self.sent = len(text.encode())
         self.keep_alive = False
         date = self._server.date()
         self.stream.write(simple_response(status, text, head_only=self.head.method == "HEAD", date=date))

@@ -22,6 +22,7 @@ cdef class Response:
     cpdef announce(self, size)
     @cython.locals(parts=list, server=Host)
     cdef bytes _head_bytes(self, Py_ssize_t size, bint more)
+    cpdef bint chunks(self, bint more) except -1
     cpdef bytes frame(self, Py_ssize_t size, bint more)
     @cython.locals(before=bytes, after=bytes)
     cpdef bint write(self, bytes piece, bint more) except -1

@@ -80,6 +80,11 @@ class Response:
         self._trailers_said = False  # the application will give some
         self._trailers: list[bytes] | None = None  # those that it gave; None: none will be sent
 
+    @property
+    def bodiless(self) -> bool:
+        """Whether the response has no body, whatever is given for one."""
+        return self._no_body
+
     # -- the head ------------------------------------------------------------------------------------------------
 
     def prepare(self, message: dict[str, Any]) -> None:
@@ -92,14 +97,14 @@ class Response:
             raise LocalError(f"status {status!r}: expected a number from 200 to 999")
         headers = message.get("headers", ())
         lines = headers if type(headers) is list else list(headers)
+        if status == 204:  # RFC 9110 §8.6: it has no Content-Length; some applications say 0 all the same
+            lines = [line for line in lines if bytes(line[0]).lower() != b"content-length"]
         packed = pack_fields(lines)
         keep_alive = self.keep_alive
         if packed is None:
             fields, length, dated, keep_alive = check_lines(lines, keep_alive)
         else:
             fields, length, dated = packed
-        if status == 204 and length is not None:
-            raise LocalError("a 204 response has no Content-Length (RFC 9110 §8.6)")
         self._no_body = status == 204 or status == 304 or self.head.method == "HEAD"
         if length is not None:
             self._announced = True
@@ -154,6 +159,12 @@ class Response:
             self._fields += b"content-length: %d\r\n" % size
 
     # -- the body ------------------------------------------------------------------------------------------------
+
+    def chunks(self, more: bool) -> bool:
+        """Whether the next piece of the body is a chunk; `more`: whether others follow it."""
+        if self.started:
+            return self._chunked
+        return self.head.version == "1.1" and not self._announced and (more or self._trailers is not None)
 
     def frame(self, size: int, more: bool) -> bytes:
         """What goes before a piece of `size` bytes of the body: the head before the first one, a chunk's first line.

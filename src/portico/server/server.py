@@ -26,7 +26,7 @@ from portico.server.app import App, AsgiApp, Authenticate, Options, Origins, Rou
 from portico.server.asgi import AsgiWebSocket, Lifespan
 from portico.server.connection import HttpConnection
 from portico.server.connections import Connection, pair
-from portico.server.drain import HEAR_S, hear_out, send_away, stop_all, until_signal
+from portico.server.drain import HEAR_S, Rest, hear_out, send_away, stop_all, until_signal
 from portico.server.eager import spawner
 from portico.server.handlers import Coroutines
 from portico.server.host import Host
@@ -439,8 +439,15 @@ def run(app: object, host: Hosts = HOST, port: int = PORT, **options: Any) -> No
     """Serve until SIGINT or SIGTERM, then stop in order; a second signal ends the process at once, with status 1.
     Arguments as for `serve`."""
 
-    async def main() -> None:
-        async with serve(app, host, port, **options) as server:
-            await until_signal(server)
+    rest: Rest | None = None
 
-    asyncio.run(main())
+    async def main() -> None:
+        nonlocal rest
+        async with serve(app, host, port, **options) as server:
+            rest = await until_signal(server)
+
+    try:
+        asyncio.run(main())
+    finally:
+        if rest is not None:
+            rest.over()

@@ -44,7 +44,7 @@ INTERNAL_ERROR = "Internal server error.\n"
 class Switch:
     """One upgrade request on its way to an answer."""
 
-    __slots__ = ("_connection", "_head", "_task", "on_abandoned", "request", "upgrade")
+    __slots__ = ("_began", "_connection", "_head", "_task", "on_abandoned", "request", "upgrade")
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
         self._connection = connection
@@ -53,6 +53,7 @@ class Switch:
         self.on_abandoned: Callable[[], None] | None = None  # called when there is nobody left to be answered
         self.upgrade: Upgrade | None = None
         stream = connection.stream
+        self._began = stream.reactor.now
         server = connection.server
         scheme: Literal["ws", "wss"] = "wss" if stream.tls else "ws"
         if server.proxies is None:
@@ -199,6 +200,15 @@ class Switch:
             logger.error("a refusal can't be sent; the client got 500", exc_info=error)
             answer = refusal_response(500, INTERNAL_ERROR, date=date)
         stream.write(answer)
+        access = self._connection.server.access
+        if access is not None:
+            head, request = self._head, self.request
+            agent = next((value for name, value in head.headers if name == b"user-agent"), b"")
+            size = len(body if isinstance(body, bytes) else body.encode())
+            scheme = request.scheme
+            access.request(
+                head.method, head.target, head.version, status, size, self._began, request.client, scheme, agent
+            )
         self._connection.switched()
         stream.close(linger=True)
 

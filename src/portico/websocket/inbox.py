@@ -17,8 +17,8 @@ _HEAD_BYTES: Final = "\xe9".__sizeof__() - 2  # of a str that is not ASCII: its 
 
 
 def weight(message: str | bytes) -> int:
-    """What an unread message weighs in bytes of memory. CPython stores all characters of a str like the widest one: in 1,
-    2 or 4 bytes each, and a last one of zero where they are not ASCII (PEP 393)."""
+    """What an unread message weighs in bytes of memory. CPython stores all characters of a str like the widest one: in
+    1, 2 or 4 bytes each, and a last one of zero where they are not ASCII (PEP 393)."""
     if type(message) is str:
         text = message
         if not text.isascii():

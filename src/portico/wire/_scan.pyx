@@ -207,7 +207,10 @@ cpdef tuple pack_fields(list lines):
     cdef const unsigned char* p
     cdef char* out
     cdef bytes fields
-    for name, value in lines:
+    for line in lines:
+        if type(line) is not tuple and type(line) is not list:  # what can't be looked at twice
+            return None
+        name, value = line
         if type(name) is not bytes or type(value) is not bytes:
             return None
         size = PyBytes_GET_SIZE(name)

@@ -10,9 +10,10 @@ cdef class Parser:
     cdef object _body
     cdef bint _keep_alive, _closed
     cdef bytearray _tail
+    cdef readonly Py_ssize_t taken
 
-    @cython.locals(events=list, pos=Py_ssize_t, end=Py_ssize_t)
-    cpdef list feed(self, data)
+    @cython.locals(events=list, pos=Py_ssize_t, end=Py_ssize_t, size=Py_ssize_t)
+    cpdef list feed(self, data, bint one=*)
     cpdef list feed_eof(self)
     cpdef bytes tail(self)
     cdef Py_ssize_t _plain(self, bytes data, Py_ssize_t pos, list events) except -1

@@ -57,7 +57,7 @@ ResponseEvent = ResponseHead | bytes | End | Rejected
 class Parser:
     """What both directions share: heads, bodies, the end, and being done for good."""
 
-    __slots__ = ("_body", "_closed", "_keep_alive", "_limits", "_reader", "_tail")
+    __slots__ = ("_body", "_closed", "_keep_alive", "_limits", "_reader", "_tail", "taken")
 
     _kind = "message"
 
@@ -68,6 +68,7 @@ class Parser:
         self._keep_alive = True
         self._closed = False
         self._tail: bytearray | None = None
+        self.taken = 0
 
     @property
     def idle(self) -> bool:
@@ -91,13 +92,15 @@ class Parser:
             self._tail = bytearray()
         return tail
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[Any]:
-        """The events that `data` completes; any chunking gives the same ones, save where a body's pieces are cut.
+    def feed(self, data: bytes | bytearray | memoryview, one: bool = False) -> list[Any]:
+        """The events that `data` completes; any chunking gives the same ones, save where a body's pieces are cut. With
+        `one` it stops behind the end of a message, and ``taken`` says how much of `data` that was.
 
         The caller answers a Rejected and closes; after a head that switches the protocol it gives `tail` and all
         further bytes to whom it switches to.
         """
         events: list[Any] = []
+        self.taken = size = len(data)
         if self._tail is not None:
             self._tail += data
             return events
@@ -105,6 +108,9 @@ class Parser:
         pos = 0
         try:
             while pos < len(data) and not self._closed:
+                if one and events and events[-1] is END:
+                    self.taken = size - (len(data) - pos)
+                    break
                 if self._body is not None:
                     pos = self._take_body(self._body, data, pos, events)
                     continue
