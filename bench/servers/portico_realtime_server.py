@@ -1,4 +1,4 @@
-"""Portico's Realtime: ``chat`` goes to everyone in a room, ``echo`` comes back; what ``socketio_server.py`` serves, too."""
+"""Portico's Realtime: ``chat`` goes to everyone in a room, ``echo`` comes back; as in ``socketio_server.py``."""
 
 from __future__ import annotations
 
