@@ -219,3 +219,4 @@ async def test_counters_know_which_limit_a_server_went_over() -> None:
                     await ws.recv()
     assert dict(connection.counters.exceeded) == {"max_message_bytes": 2}
     assert dict(connection.counters.closed) == {1009: 2}
+    assert repr(connection.counters) == "Counters(closed={1009: 2}, exceeded={'max_message_bytes': 2}, refused={})"

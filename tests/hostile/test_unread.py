@@ -75,7 +75,7 @@ async def test_what_is_held_is_bounded(victim: Target, first: int, size: int) ->
     assert spent.peak <= 3 * MOST, (spent, state)
 
 
-@pytest.mark.parametrize("texts", [MIXED, ["a" * 100_000 + "🚪"]])
+@pytest.mark.parametrize("texts", [MIXED, ["a" * 100_000 + "🚪"]], ids=["mixed", "long"])
 async def test_text_is_held_to_what_it_weighs_in_memory(victim: Target, texts: list[str]) -> None:
     """Not to its length: of a text with one emoji, CPython stores every character in four bytes (PEP 393)."""
     largest = max(sys.getsizeof(text) for text in texts)
