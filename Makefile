@@ -6,14 +6,19 @@ NODE := tests/interop/node
 HOT := $(shell find src -name '*.pxd' -o -name '*.pyx')
 BUILT_FROM := pyproject.toml setup.py $(HOT) $(wildcard $(HOT:.pxd=.py))
 
+# Most tests wait for the network more than they compute: several at a time, and those that want the machine afterwards.
+JOBS ?= 3
+TESTS = $(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not alone" && \
+	$(BIN)/python -m pytest -q -m alone)
+
 .PHONY: run test fuzz lint long bench autobahn build clean
 
 run: $(VENV)/portico.stamp
 	$(BIN)/portico demo $(ARGS)
 
 test: build/system.stamp $(VENV)/portico.stamp $(VENV)/tools.stamp $(NODE)/node_modules/.package-lock.json
-	$(BIN)/python -m pytest $(ARGS)
-	PORTICO_PURE=1 $(BIN)/python -m pytest $(ARGS)
+	$(TESTS)
+	export PORTICO_PURE=1; $(TESTS)
 
 fuzz: $(VENV)/portico.stamp $(VENV)/tools.stamp
 	$(BIN)/python -m fuzz $(ARGS)

@@ -1,5 +1,7 @@
 """A client that is slow, in whatever phase, costs a bounded amount for a bounded time.
 
+pytestmark = pytest.mark.alone
+
 | phase | limit | answer |
 |---|---|---|
 | TCP: connected, and silent | `keep_alive_s` | TCP ends |

@@ -26,6 +26,8 @@ from tests.hostile.target import KIB, MIB, Spent, Target, settled, target
 
 import portico
 
+pytestmark = pytest.mark.alone
+
 LONG = os.environ.get("PORTICO_LONG") == "1"
 HEALTHY, STALLED = (1000, 10) if LONG else (200, 10)
 COUNT, RATE = (30_000, 1000) if LONG else (400, 400)

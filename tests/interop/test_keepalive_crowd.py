@@ -23,6 +23,8 @@ from typing import Any
 import pytest
 from tests.interop.storm_client import KEEP, KEY, Script, Storm, _masked, close_cleanly, close_half
 
+pytestmark = pytest.mark.alone
+
 REQUESTS = int(os.environ.get("PORTICO_CROWD_REQUESTS", "100000"))
 CONNECTIONS = WEBSOCKETS = 1000
 IN_ROOM = 10

@@ -27,6 +27,8 @@ from tests.interop.storm_client import Storm
 
 from portico.net.binding import BACKLOG
 
+pytestmark = pytest.mark.alone
+
 CONNECTIONS = 10_000
 CYCLES = int(os.environ.get("PORTICO_STORM_CYCLES", "100000"))
 AT_ONCE = 200
