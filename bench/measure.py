@@ -224,7 +224,14 @@ def websocket_load(running: Running, case: Case, seconds: float) -> Row:
 
 
 def idle_load(running: Running, case: Case, seconds: float) -> Row:
-    """How much the server's memory grew with ``case.conns`` open connections, per connection."""
+    """How much the server's memory grew with ``case.conns`` open connections, per connection.
+
+    What the very first connections make a process load, for once, is no connection's: ten come and go before.
+    """
+    first = arguments(running, case, 1)
+    first[5] = "10"
+    subprocess.run(first, capture_output=True, check=True, timeout=30)
+    time.sleep(SETTLE_S)
     before = pss_bytes(running.pids)
     hold_s = 3
     command = arguments(running, case, hold_s)

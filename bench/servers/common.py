@@ -35,7 +35,12 @@ def tls_context(files: list[str] | None) -> ssl.SSLContext | None:
 async def pages(scope: Any, receive: Any, send: Any) -> None:
     """An ASGI application: a 13-byte page, what reads a body (``/post``), 1 MiB (``/download``), and an echo."""
     if scope["type"] == "http":
-        await page(scope["path"], receive, send)
+        if scope["path"] != "/":
+            await page(scope["path"], receive, send)
+            return
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"13")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": HELLO})
     elif scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})

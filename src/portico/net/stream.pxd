@@ -37,6 +37,7 @@ cdef class Stream(Source):
     cdef float _finish_timeout
     cdef unsigned char _eof, _linger
 
+    cpdef bint is_open(self)
     cpdef ready(self, int events)
     cpdef _read(self)
     @cython.locals(protocol=Protocol)

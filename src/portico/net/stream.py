@@ -145,6 +145,10 @@ class Stream(Source):
         """Whether `write` still takes data."""
         return self._state == OPEN
 
+    def is_open(self) -> bool:
+        """`open`, for those who ask often."""
+        return self._state == OPEN
+
     @property
     def gone(self) -> bool:
         """Whether the socket is closed."""

@@ -1,4 +1,6 @@
 cimport cython
+from libc.stdint cimport int64_t
+from portico.net.reactor cimport Reactor
 from portico.net.stream cimport Protocol, Stream as Wire
 from portico.server.exchange cimport Exchange as OneExchange
 from portico.server.host cimport Host
@@ -14,11 +16,12 @@ cdef class HttpConnection(Protocol):
     cdef bytes _waiting
     cdef object _exchanges, _last, _switch
     cdef int _phase
-    cdef bint _pumping
-    cdef object _came, _went, _taken
+    cdef bint _pumping, _reading
+    cdef int64_t _came, _went
+    cdef object _taken
     cdef int _spare
     cdef dict _scope
-    cdef object _spawn
+    cdef object _spawn, _spawn_apart
 
     @cython.locals(piece=bytes)
     cpdef received(self, bytearray data, Py_ssize_t size)
@@ -35,6 +38,10 @@ cdef class HttpConnection(Protocol):
     @cython.locals(stream=Wire, exchange=OneExchange)
     cdef _watch(self, Parser parser)
     cdef _expect(self, double seconds)
+    @cython.locals(reactor=Reactor)
+    cdef double _now(self) except? -1
+    cdef bint _may_parse(self) except -1
+    cdef _begin_last(self)
     cdef _wait_idle(self)
     cpdef watch_progress(self)
     cdef _check_progress(self)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from portico.net.stream import Protocol, Stream
 from portico.net.tls import HandshakeTimeout
 from portico.server.app import AsgiApp
-from portico.server.eager import Spawn, spawner
+from portico.server.eager import Spawn, spawners
 from portico.server.exchange import Exchange
 from portico.server.scopes import http_base
 from portico.server.switch import RETRY_LATER, Switch
@@ -56,9 +56,11 @@ class HttpConnection(Protocol):
         "_parser",
         "_phase",
         "_pumping",
+        "_reading",
         "_scope",
         "_spare",
         "_spawn",
+        "_spawn_apart",
         "_switch",
         "_taken",
         "_waiting",
@@ -83,7 +85,9 @@ class HttpConnection(Protocol):
         self._went = 0
         self._taken: int | None = None  # bytes that the peer took; known only while our kernel takes no more
         self._spare = 0  # stretches of time in which it need not take any
+        self._reading = False  # within `received`, and so in nobody's context
         self._spawn: Spawn | None = None  # made with the first scope
+        self._spawn_apart: Spawn | None = None  # for a request that begins where another one ends
         self._scope: dict[str, Any] | None = None  # what the scopes of all requests share
 
     # -- in ------------------------------------------------------------------------------------------------------
@@ -96,7 +100,9 @@ class HttpConnection(Protocol):
             self._parser = RequestParser(self.server.limits)
         piece = bytes(data[:size]) if size < HEAD_SLICE else bytes(memoryview(data)[:size])
         self._waiting = self._waiting + piece if self._waiting else piece
+        self._reading = True
         self._pump()
+        self._reading = False
 
     def _pump(self) -> None:
         """Parse what has come, in slices, as long as what it makes has room; answer what is first, then the next.
@@ -116,7 +122,7 @@ class HttpConnection(Protocol):
                 self.stream.reactor.soon(self.stream, self._pump)  # others have their turn
         finally:
             self._pumping = False
-        if self.stream.protocol is self and self.stream.open:
+        if self.stream.protocol is self and self.stream.is_open():
             self._watch(parser)
 
     def _may_parse(self) -> bool:
@@ -129,7 +135,7 @@ class HttpConnection(Protocol):
             return
         at = 0
         while at < len(waiting) and self._last is None and not self._full():
-            step = parser.body_left or HEAD_SLICE  # of a body what is here may come at once: it is held anyway
+            step = parser.body_left() or HEAD_SLICE  # of a body what is here may come at once: it is held anyway
             self._take(parser.feed(waiting[at : at + step], True))
             at += parser.taken
         self._waiting = waiting[at:]
@@ -142,11 +148,11 @@ class HttpConnection(Protocol):
         exchange = self._exchanges[0]
         if not exchange.begun:
             exchange.begun = True
-            exchange.began = self.stream.reactor.now
+            exchange.began = self._now()
             self._phase = NONE  # its own stretch of time begins
             self._answer(exchange)
         stream = self.stream
-        if not exchange.over or not stream.open:
+        if not exchange.over or not stream.is_open():
             return False
         if stream.buffered > stream.high_water:
             return False  # the peer has to take most of this before anything else, the end too
@@ -211,8 +217,11 @@ class HttpConnection(Protocol):
             self._expect(self.server.limits.head_timeout_s)
 
     def _expect(self, seconds: float) -> None:
+        self.stream.reactor.wheel.schedule(self.stream, self._now() + seconds)
+
+    def _now(self) -> float:
         reactor = self.stream.reactor
-        reactor.wheel.schedule(self.stream, reactor.now + seconds)
+        return reactor.turn_time if reactor.in_turn else reactor.clock()
 
     def _wait_idle(self) -> None:
         if self.server.stopping:
@@ -298,7 +307,7 @@ class HttpConnection(Protocol):
 
     def exchange_over(self) -> None:
         """The answer to the first exchange is written."""
-        if self.stream.open:
+        if self.stream.is_open():
             self._pump()
 
     def _end_http(self) -> None:
@@ -345,7 +354,7 @@ class HttpConnection(Protocol):
                 if mounted is not None:
                     root, app = mounted
                     scope = self._http_scope(head, root, app)
-                    exchange.start(self._spawn, app, scope)
+                    exchange.start(self._spawn if self._reading else self._spawn_apart, app, scope)
                     return
                 status = self._reject(404, "Nothing is served at this path.", head_only=head_only)
         exchange.refused(status)
@@ -355,7 +364,7 @@ class HttpConnection(Protocol):
         server = self.server
         if self._scope is None:
             self._scope = http_base(server, self.stream)
-            self._spawn = spawner(self.stream.reactor.loop, "http request")
+            self._spawn, self._spawn_apart = spawners(self.stream.reactor.loop, "http request")
         scope = self._scope.copy()
         scope["http_version"] = head.version
         scope["method"] = head.method

@@ -1,4 +1,5 @@
 cimport cython
+from portico.net.stream cimport Stream as Wire
 from portico.server.response cimport Response
 
 
@@ -19,6 +20,8 @@ cdef class Exchange(Response):
     cpdef disconnected(self)
     cpdef drained(self)
     cdef dict _take_body(self)
+    @cython.locals(stream=Wire)
+    cdef _send(self, dict message)
     cdef _check_begun(self, kind)
     cdef _finish(self)
     cpdef refused(self, int status)

@@ -59,7 +59,7 @@ class Exchange(Response):
     )
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
-        Response.__init__(self, connection, head)
+        self._set_up(connection, head)
         self.held = 0
         self.begun = False
         self.began = 0.0
@@ -217,9 +217,14 @@ class Exchange(Response):
         """
         if _get_running_loop() is not self.stream.reactor.loop:
             return self._send_later(message)
+        if type(message) is not dict:
+            message = dict(message)
+        return self._send(message)
+
+    def _send(self, message: dict[str, Any]) -> Awaitable[None]:
         kind = message["type"]
         stream = self.stream
-        if stream.gone or self._given_up:
+        if self._given_up or (not stream.is_open() and stream.gone):
             return self._peer_left()
         if kind == "http.response.start":
             self.prepare(message)

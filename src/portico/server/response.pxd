@@ -1,4 +1,5 @@
 cimport cython
+from libc.stdint cimport int64_t
 from portico.net.stream cimport Stream as Wire
 from portico.server.host cimport Host
 from portico.wire.framing cimport RequestHead as Head
@@ -11,12 +12,13 @@ cdef class Response:
     cdef readonly Head head
     cdef public bint keep_alive, started, over
     cdef readonly int status
-    cdef readonly object sent
+    cdef readonly int64_t sent
     cdef bint _body_complete, _dated, _announced, _chunked, _no_body, _body_ended, _trailers_said
     cdef bytes _fields
-    cdef object _left
+    cdef int64_t _left
     cdef list _trailers
 
+    cdef _set_up(self, connection, Head head)
     @cython.locals(lines=list)
     cpdef prepare(self, dict message)
     cpdef announce(self, size)

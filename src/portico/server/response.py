@@ -60,6 +60,9 @@ class Response:
     )
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
+        self._set_up(connection, head)
+
+    def _set_up(self, connection: HttpConnection, head: RequestHead) -> None:
         self._connection = connection
         self._server = connection.server
         self.stream: Stream = connection.stream

@@ -109,6 +109,7 @@ cpdef tuple scan_request(bytes data, Py_ssize_t pos, Py_ssize_t max_bytes, Py_ss
     cdef const unsigned char* end
     cdef const unsigned char* query = NULL
     cdef bint escaped = False, keep_alive = True, hosted = False, connected = False
+    cdef bint websocket = False, asked = False, hinted = False
     cdef Py_ssize_t length = -1, size, i
     cdef unsigned char* lower
     cdef list headers = []
@@ -172,7 +173,9 @@ cpdef tuple scan_request(bytes data, Py_ssize_t pos, Py_ssize_t max_bytes, Py_ss
                 return None
         elif size == 7:
             if _is(name, b"upgrade", 7):
-                return None
+                if websocket or end - value != 9 or not _is(value, b"websocket", 9):
+                    return None
+                websocket = True
         elif size == 10:
             if _is(name, b"connection", 10):
                 if connected:
@@ -180,6 +183,8 @@ cpdef tuple scan_request(bytes data, Py_ssize_t pos, Py_ssize_t max_bytes, Py_ss
                 connected = True
                 if end - value == 5 and _is(value, b"close", 5):
                     keep_alive = False
+                elif end - value == 7 and _is(value, b"upgrade", 7):
+                    asked = True
                 elif end - value != 10 or not _is(value, b"keep-alive", 10):
                     return None
         elif size >= 14:
@@ -189,8 +194,10 @@ cpdef tuple scan_request(bytes data, Py_ssize_t pos, Py_ssize_t max_bytes, Py_ss
                 length = _number(value, end)
                 if length < 0:
                     return None
-            elif (size == 17 and _is(name, b"transfer-encoding", 17)) or _is(name, b"sec-websocket-", 14):
+            elif size == 17 and _is(name, b"transfer-encoding", 17):
                 return None
+            elif _is(name, b"sec-websocket-", 14):
+                hinted = True
         key = PyBytes_FromStringAndSize(NULL, size)
         lower = <unsigned char*> PyBytes_AS_STRING(key)
         for i in range(size):
@@ -198,7 +205,10 @@ cpdef tuple scan_request(bytes data, Py_ssize_t pos, Py_ssize_t max_bytes, Py_ss
         headers.append((key, PyBytes_FromStringAndSize(<const char*> value, end - value)))
     if p[1] != c"\n" or not hosted or len(headers) > max_headers or p + 2 - start > max_bytes:
         return None
-    return p + 2 - base, method, target, path, text, search, headers, None if length < 0 else length, keep_alive
+    hinted = hinted or websocket
+    asked = asked and websocket and method == "GET"
+    size = p + 2 - base
+    return size, method, target, path, text, search, headers, None if length < 0 else length, keep_alive, hinted, asked
 
 
 cpdef tuple pack_fields(list lines):

@@ -180,11 +180,12 @@ def scanned_head(scanned: Scanned, raw: bytes) -> RequestHead:
     """The head that `scan_request` has read at once; `raw` is the whole of it."""
     head = RequestHead()
     head.raw = raw
-    _, head.method, head.target, head.raw_path, path, head.query, head.headers, length, head.keep_alive = scanned
+    _, head.method, head.target, head.raw_path, path, head.query, head.headers, length = scanned[:8]
+    head.keep_alive, head.websocket_hint, head.upgrade = scanned[8:]
     head.path = unquote(head.raw_path.decode("ascii")) if path is None else path
     head.version = "1.1"
     head.content_length = length
-    head.chunked = head.upgrade = head.websocket_hint = head.expect_continue = False
+    head.chunked = head.expect_continue = False
     return head
 
 

@@ -8,3 +8,5 @@ cdef class HeadReader:
     cdef bytearray _partial
     cdef int _empty_lines
     cdef bint _line_passed
+
+    cpdef bint fresh(self)

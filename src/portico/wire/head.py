@@ -101,7 +101,6 @@ class HeadReader:
         """Whether a head has begun and not ended; the CR of an empty line before it is no beginning."""
         return self._partial is not None and self._partial != b"\r"
 
-    @property
     def fresh(self) -> bool:
         """Whether nothing was collected or skipped: the next byte is a message's first."""
         return self._partial is None and not self._empty_lines

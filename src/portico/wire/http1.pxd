@@ -15,6 +15,7 @@ cdef class Parser:
     @cython.locals(events=list, pos=Py_ssize_t, end=Py_ssize_t, size=Py_ssize_t)
     cpdef list feed(self, data, bint one=*)
     cpdef list feed_eof(self)
+    cpdef Py_ssize_t body_left(self) except -1
     cpdef bytes tail(self)
     cdef Py_ssize_t _plain(self, bytes data, Py_ssize_t pos, list events) except -1
     cpdef bint _begin(self, line, list events) except -1
@@ -22,12 +23,13 @@ cdef class Parser:
     cdef Py_ssize_t _take_body(self, body, bytes data, Py_ssize_t pos, list events) except -1
     cdef _finish(self, list events)
     cdef _close(self)
+    cdef bint _switched(self) except -1
 
 
 cdef class RequestParser(Parser):
     cdef Py_ssize_t _max_head, _max_headers
 
-    @cython.locals(scanned=tuple, end=Py_ssize_t)
+    @cython.locals(scanned=tuple, end=Py_ssize_t, head=Head)
     cdef Py_ssize_t _plain(self, bytes data, Py_ssize_t pos, list events) except -1
     cpdef bint _begin(self, line, list events) except -1
     cdef _accept(self, Head head, list events)

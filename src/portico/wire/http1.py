@@ -80,7 +80,6 @@ class Parser:
         """Whether a head has begun and not ended."""
         return not self._closed and self._reader.started
 
-    @property
     def body_left(self) -> int:
         """How many of the next bytes belong to the body that has begun, at least; 0 in a head or between messages."""
         return 0 if self._body is None else self._body.left
@@ -114,10 +113,12 @@ class Parser:
                 if self._body is not None:
                     pos = self._take_body(self._body, data, pos, events)
                     continue
-                if self._reader.fresh:
+                if self._reader.fresh():
                     end = self._plain(data, pos, events)
                     if end:
                         pos = end
+                        if self._switched():
+                            break
                         continue
                 line, data, pos = self._reader.take(data, pos)
                 if line is not None and self._begin(line, events):
@@ -139,6 +140,9 @@ class Parser:
         if isinstance(body, UnboundedBody):
             return [END]
         return [Rejected(400, f"the connection ended inside a {self._kind}'s {inside}")] if inside else []
+
+    def _switched(self) -> bool:
+        return self._tail is not None
 
     def _plain(self, data: bytes, pos: int, events: list[Any]) -> int:
         """Take a head at once, if it is a plain one that begins at ``data[pos]``; returns where it ends, or 0."""
@@ -195,7 +199,12 @@ class RequestParser(Parser):
         if scanned is None:
             return 0
         end: int = scanned[0]
-        self._accept(scanned_head(scanned, data[pos:end]), events)
+        head = scanned_head(scanned, data[pos:end])
+        if head.upgrade:
+            events.append(head)
+            self._tail = bytearray(data[end:])
+        else:
+            self._accept(head, events)
         return end
 
     def _begin(self, line: Line, events: list[Any]) -> bool:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-Scanned = tuple[int, str, bytes, bytes, str | None, bytes, list[tuple[bytes, bytes]], int | None, bool]
+Scanned = tuple[int, str, bytes, bytes, str | None, bytes, list[tuple[bytes, bytes]], int | None, bool, bool, bool]
 
 
 def _scan_request(data: bytes, pos: int, max_bytes: int, max_headers: int) -> Scanned | None:
     """The head at ``data[pos:]``, if it is whole, plain and beyond doubt: HTTP/1.1, a usual method, a path, one Host,
-    no Transfer-Encoding, Upgrade or Expect.
+    no Transfer-Encoding or Expect, no Upgrade but to websocket.
 
     Returns where it ends; method; target; its path, as it came and decoded (None: it has escapes); query; headers,
-    names in lower case; Content-Length or None; keep-alive. None where the long way has to decide.
+    names in lower case; Content-Length or None; and of `RequestHead` keep_alive, websocket_hint and upgrade. None where
+    the long way has to decide.
     """
     return None
 
