@@ -343,14 +343,13 @@ class HttpConnection(Protocol):
     def _answer(self, exchange: Exchange) -> None:
         """Let the application that is mounted there answer, or refuse."""
         head = exchange.head
-        site = self.server.site
         head_only = head.method == "HEAD"
         if self.crowded:
             status = self._crowd_out(head_only=head_only)
         else:
-            status = self._refuse_plain(head) if site.routes else 0
+            status = self._refuse_plain(head) if self.server.routes else 0
             if not status:
-                mounted = site.only or site.mount(head.path)
+                mounted = self.server.only or self.server.site.mount(head.path)
                 if mounted is not None:
                     root, app = mounted
                     scope = self._http_scope(head, root, app)

@@ -308,7 +308,8 @@ class Exchange(Response):
             self.keep_alive = False
         self._body = None
         self.held = 0
-        self.log()
+        if self._server.access is not None:
+            self.log()
         self._connection.exchange_over()
 
     def application_ended(self, error: BaseException | None) -> None:

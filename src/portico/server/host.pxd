@@ -15,5 +15,7 @@ cdef class Host:
     cdef public dict states
     cdef public set tasks
     cdef public bint stopping
+    cdef readonly bint routes
+    cdef readonly object only
     cdef readonly double keep_alive, progress_window
     cdef readonly Py_ssize_t max_held, max_pipelined

@@ -35,7 +35,8 @@ class Dates:
 
 
 class Host:
-    """- ``site``: what is served, under ``limits``. ``counters``: what has happened.
+    """- ``site``: what is served, under ``limits``; ``routes`` and ``only`` are its own.
+    - ``counters``: what has happened.
     - ``stopping``: no more requests are answered than those that are here.
     - ``access``: who is told of each request, or None. ``proxies``: those that are believed, or None.
     - ``tasks``: of handlers and applications that run. ``states``: of the applications' lifespans.
@@ -49,8 +50,10 @@ class Host:
         "limits",
         "max_held",
         "max_pipelined",
+        "only",
         "progress_window",
         "proxies",
+        "routes",
         "site",
         "states",
         "stopping",
@@ -59,6 +62,8 @@ class Host:
 
     def __init__(self, site: Site, limits: Limits, counters: Counters, proxies: Proxies | None) -> None:
         self.site = site
+        self.routes = site.routes
+        self.only = site.only
         self.limits = limits
         self.counters = counters
         self.proxies = proxies
