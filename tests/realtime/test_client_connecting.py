@@ -58,6 +58,7 @@ async def test_a_refusal_is_a_typed_error_with_its_data(kind: str, way: str) -> 
         await client.close()
 
 
+@pytest.mark.alone
 async def test_a_function_is_asked_for_auth_anew_before_each_attempt() -> None:
     asked = 0
 
