@@ -121,8 +121,9 @@ def test_ten_thousand_at_once_are_all_accepted_and_none_leaks(server: StormServe
         storm.run(timeout_s=60)
         assert len(storm.held) == CONNECTIONS
         full = server.stats()
-        assert full["connections"] == CONNECTIONS + 1
-        assert full["fds"] == before["fds"] + CONNECTIONS
+        lost = full["connections"] - CONNECTIONS - 1  # still waited for, until their deadline: the server ended none
+        assert 0 <= lost <= storm.lost
+        assert full["fds"] == before["fds"] + CONNECTIONS + lost
         assert full["tasks"] == before["tasks"] + CONNECTIONS // 2  # one for each coroutine handler
         assert full["types"]["WebSocket"] == CONNECTIONS
 
