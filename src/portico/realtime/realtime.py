@@ -21,7 +21,7 @@ from portico.realtime.handlers import Function, Pool
 from portico.realtime.namespaces import Functions, Namespace
 from portico.realtime.recovery import Recovery
 from portico.server.app import Authenticate, Mountable, Options, Origins
-from portico.server.eager import Spawn, spawner
+from portico.server.eager import Spawn, spawners
 
 logger = logging.getLogger("portico.realtime")
 
@@ -188,7 +188,7 @@ class Realtime(Audience, Receiver, Mountable):
                 raise LocalError("this Realtime is served on another event loop: each needs one of its own")
             self._loop = loop
             self._thread = threading.get_ident()
-            self._spawn = spawner(loop, "realtime handler")
+            _, self._spawn = spawners(loop, "realtime handler")
             self._starting = loop.create_future()
             try:
                 self.engine.start()

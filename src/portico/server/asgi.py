@@ -33,20 +33,6 @@ class AsgiWebSocket(Endpoint):
         switch.on_abandoned = self._decided.set
         self._denial: tuple[int, Any, list[bytes]] | None = None
 
-    async def run(self, app: AsgiApp, scope: dict[str, Any]) -> None:
-        """Let `app` decide about the request, and hold the WebSocket; whatever it raises is dealt with here."""
-        error: BaseException | None = None
-        try:
-            await app(scope, self.receive, self.send)
-        except asyncio.CancelledError as cancelled:
-            error = cancelled
-        except GeneratorExit:
-            raise  # the loop has ended
-        except BaseException as raised:  # SystemExit, too: what one connection does ends no server
-            error = raised
-        self.application_ended(error)
-        error = None  # its traceback has this frame: a circle, that would keep what the application held
-
     async def receive(self) -> dict[str, Any]:
         if not self._connect_told:
             self._connect_told = True

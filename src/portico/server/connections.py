@@ -72,6 +72,10 @@ class Connection:
         ws = self.websocket
         return None if ws is None else ws.latency
 
+    def abort(self) -> None:
+        """Drop it now, as if the network had: no closing handshake, and what is unsent is lost."""
+        self._stream.abort()
+
 
 def pair(address: Any) -> Any:
     """(host, port) of a socket address; of an IPv6 one, too."""

@@ -28,8 +28,3 @@ def spawners(loop: asyncio.AbstractEventLoop, name: str) -> tuple[Spawn, Spawn]:
         return loop.create_task, lambda coroutine: context.copy().run(loop.create_task, coroutine)
     make: Callable[..., asyncio.Task[None]] = partial(asyncio.Task, loop=loop, name=name, **eager)
     return make, lambda coroutine: make(coroutine, context=context.copy())
-
-
-def spawner(loop: asyncio.AbstractEventLoop, name: str) -> Spawn:
-    """The second of `spawners`."""
-    return spawners(loop, name)[1]

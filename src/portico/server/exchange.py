@@ -138,28 +138,10 @@ class Exchange(Response):
     def start(self, spawn: Any, app: Any, scope: dict[str, Any]) -> None:
         """Let `app` answer, in a task of its own."""
         self._scope = scope
-        task = spawn(self._run(app, scope))
+        task = spawn(run_application(app, scope, self))
         if not self._ran:  # it may have done so already
             self._task = task
             self._server.tasks.add(task)
-
-    async def _run(self, app: Any, scope: dict[str, Any]) -> None:
-        error: BaseException | None = None
-        try:
-            await app(scope, self.receive, self.send)
-        except asyncio.CancelledError as cancelled:
-            error = cancelled
-        except GeneratorExit:
-            raise  # the loop has ended
-        except BaseException as raised:  # SystemExit, too: what one request does ends no server
-            error = raised
-        self._ran = True
-        if self._task is not None:
-            self._server.tasks.discard(self._task)
-            self._task = None
-        if error is not None or not self.over:
-            self.application_ended(error)
-        error = None  # its traceback has this frame: a circle, that would keep what the application held
 
     def receive(self) -> Awaitable[dict[str, Any]]:
         """ASGI ``receive``: ``http.request`` until the body has been read, then ``http.disconnect`` at the end.
@@ -314,6 +296,12 @@ class Exchange(Response):
 
     def application_ended(self, error: BaseException | None) -> None:
         """The application returned, or raised `error`: complete what it left open."""
+        self._ran = True
+        if self._task is not None:
+            self._server.tasks.discard(self._task)
+            self._task = None
+        if error is None and self.over:
+            return
         self._log_end(error)
         if self.over or self.stream.gone:
             return
@@ -364,6 +352,21 @@ class Exchange(Response):
             logger.debug("the client has left; an application ended with %r at %s", error, what)
         elif not (isinstance(error, asyncio.CancelledError) and self._server.stopping):
             logger.error("an application failed at %s", what, exc_info=error)
+
+
+async def run_application(app: Any, scope: dict[str, Any], owner: Any) -> None:
+    """Let `app` run with `owner`'s ``receive`` and ``send``, and tell `owner` of its end; nothing is raised here."""
+    error: BaseException | None = None
+    try:
+        await app(scope, owner.receive, owner.send)
+    except asyncio.CancelledError as cancelled:
+        error = cancelled
+    except GeneratorExit:
+        raise  # the loop has ended
+    except BaseException as raised:  # SystemExit, too: what one connection does ends no server
+        error = raised
+    owner.application_ended(error)
+    error = None  # its traceback has this frame: a circle, that would keep what the application held
 
 
 def _wake(event: asyncio.Event | None) -> None:

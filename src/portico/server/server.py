@@ -27,7 +27,8 @@ from portico.server.asgi import AsgiWebSocket, Lifespan
 from portico.server.connection import HttpConnection
 from portico.server.connections import Connection, pair
 from portico.server.drain import HEAR_S, Rest, hear_out, send_away, stop_all, until_signal
-from portico.server.eager import spawner
+from portico.server.eager import spawners
+from portico.server.exchange import run_application
 from portico.server.handlers import Coroutines
 from portico.server.host import Host
 from portico.server.proxies import Proxies
@@ -367,7 +368,8 @@ class Server(Host):
         if user is not None:
             scope["user"] = user
         loop = asyncio.get_running_loop()
-        self.keep(spawner(loop, "websocket request")(bridge.run(app, scope)))
+        _, spawn = spawners(loop, "websocket request")
+        self.keep(spawn(run_application(app, scope, bridge)))
 
 
 def serve(
