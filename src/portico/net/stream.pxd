@@ -61,7 +61,7 @@ cdef class Stream(Source):
     @cython.locals(index=Py_ssize_t)
     cpdef _cut(self, list out, Py_ssize_t sent)
     cpdef _wait_writable(self)
-    cpdef abort(self, cause=*)
+    cpdef abort(self, cause=*, bint reset=*)
     @cython.locals(protocol=Protocol)
     cpdef expired(self, double now)
     @cython.locals(protocol=Protocol)

@@ -7,9 +7,11 @@ An idle stream holds no buffer.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import struct
 from functools import partial
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ BROKEN: Final = 3  # writing has failed; what the peer said last is read in a tu
 GONE: Final = 4
 
 MAX_WRITE_BYTES: Final = 256 * 1024
+RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of no time: close() sends RST
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 FINISH_BYTES: Final = 4096  # less than this in a stretch of the time to finish is no progress
@@ -460,8 +463,11 @@ class Stream(Source):
         else:
             self.reactor.wheel.schedule(self, self.reactor.now + timeout_s)
 
-    def abort(self, cause: BaseException | None = None) -> None:
-        """Drop the connection now, with what is in the outbox."""
+    def abort(self, cause: BaseException | None = None, reset: bool = False) -> None:
+        """Drop the connection now, with what is in the outbox; by RST, if `reset`, so that the peer sees no orderly end."""
+        if reset and self._state != GONE:
+            with contextlib.suppress(OSError):  # a Unix socket has none
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._end(cause)
 
     def expired(self, now: float) -> None:

@@ -291,7 +291,7 @@ class HttpConnection(Protocol):
             spare = min(moved // least, SPARE) if moved >= least or self._taken is None else self._spare - 1
             if spare < 0:
                 self.server.counters.exceeded["min_progress_bytes"] += 1
-                stream.abort(TimeoutError(f"the peer took {too_little} of an answer"))
+                stream.abort(TimeoutError(f"the peer took {too_little} of an answer"), True)
             else:
                 self.watch_progress()
                 self._taken, self._spare = taken, spare

@@ -124,7 +124,7 @@ class Exchange(Response):
         self.disconnected()
         if self.started:
             self.log()
-            self.stream.abort(TimeoutError(text))
+            self.cut(TimeoutError(text))
         else:
             self._server.counters.refused[status] += 1
             self._answer(status, text)
@@ -309,7 +309,7 @@ class Exchange(Response):
             self.over = True
             self.log()
             self.stream.flush_within()
-            self.stream.abort()  # the peer sees that the response is cut
+            self.cut()
         elif self._left_told:
             self.over = True
             self.keep_alive = False

@@ -28,4 +28,5 @@ cdef class Response:
     cpdef bytes frame(self, Py_ssize_t size, bint more)
     @cython.locals(before=bytes, after=bytes)
     cpdef bint write(self, bytes piece, bint more) except -1
+    cpdef cut(self, cause=*)
     cdef _misframed(self, how)

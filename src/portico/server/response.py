@@ -231,10 +231,15 @@ class Response:
         if self.head.version == "1.1" and fields:
             self.stream.write(status_line(103) + fields + CRLF)
 
+    def cut(self, cause: BaseException | None = None) -> None:
+        """End the connection in the middle of the response. Where nothing but that end says where the body ends, it is
+        a reset: what came must not pass for the whole (RFC 9112 §8)."""
+        self.stream.abort(cause, not (self._announced or self._chunked or self._no_body))
+
     def _misframed(self, how: str) -> None:
-        if self.started:  # the peer sees that the response is cut
+        if self.started:
             self.over = True
-            self.stream.abort()
+            self.cut()
         raise LocalError(f"the application sent a body {how} than its Content-Length")
 
 
