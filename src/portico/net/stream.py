@@ -464,7 +464,8 @@ class Stream(Source):
             self.reactor.wheel.schedule(self, self.reactor.now + timeout_s)
 
     def abort(self, cause: BaseException | None = None, reset: bool = False) -> None:
-        """Drop the connection now, with what is in the outbox; by RST, if `reset`, so that the peer sees no orderly end."""
+        """Drop the connection now, with what is in the outbox; with `reset` by RST, which the peer takes for no orderly
+        end."""
         if reset and self._state != GONE:
             with contextlib.suppress(OSError):  # a Unix socket has none
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
