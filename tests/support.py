@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import logging
 import os
+import pathlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import portico
 
-GUARD_S = 10.0  # how long a wait may last before it is a failure
+GUARD_S = 30.0  # how long a wait may last before it is a failure
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 §1.3, with the answer that it has there
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
@@ -230,8 +233,8 @@ def get(target: str = "/", version: str = "1.1", method: str = "GET", **headers:
 
 @contextlib.asynccontextmanager
 async def serving(app: object, **options: Any) -> AsyncIterator[portico.Server]:
-    """A server on a free port of the loopback, for at most half a minute."""
-    async with asyncio.timeout(3 * GUARD_S), portico.serve(app, "127.0.0.1", 0, **options) as server:
+    """A server on a free port of the loopback, for at most a minute."""
+    async with asyncio.timeout(2 * GUARD_S), portico.serve(app, "127.0.0.1", 0, **options) as server:
         yield server
 
 
@@ -246,6 +249,14 @@ async def turns(count: int = 20) -> None:
     """Let everything that is ready run."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def paused(server: portico.Server) -> portico.Connection:
+    """The one connection, when reading from it is paused, and has had the time to go on nevertheless."""
+    [connection] = server.connections
+    await until(lambda: connection._stream.paused)
+    await turns()
+    return connection
 
 
 @dataclass
@@ -271,6 +282,21 @@ class Logged(logging.Handler):
         super().__init__(logging.WARNING)
         self.records: list[logging.LogRecord] = []
 
+    @classmethod
+    @contextlib.contextmanager
+    def all_expected(cls) -> Iterator[Logged]:
+        """Hears what Portico and asyncio log; what is not taken by the end is a failure."""
+        logged = cls()
+        loggers = [logging.getLogger(name) for name in ("portico", "asyncio")]
+        for logger in loggers:
+            logger.addHandler(logged)
+        try:
+            yield logged
+        finally:
+            for logger in loggers:
+                logger.removeHandler(logged)
+        assert not logged.records, [record.getMessage() for record in logged.records]
+
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
 
@@ -280,6 +306,17 @@ class Logged(logging.Handler):
         record = self.records.pop()
         assert containing in record.getMessage()
         return record
+
+
+def wait_for(process: subprocess.Popen[Any], port: int, said: pathlib.Path) -> None:
+    """Until `process` listens on `port` of the loopback; where it doesn't, the failure shows what it has `said`."""
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        running = process.poll() is None and time.monotonic() < deadline
+        assert running, f"{process.args!r} does not listen:\n{said.read_text()}"
+        time.sleep(0.01)
 
 
 def descriptors() -> dict[str, str]:

@@ -1,23 +1,27 @@
 """However a connection ends and whatever its user is doing, on either side: told once, as the right `Close`, in time
 (RFC 6455 §7); no task is left, and a peer that left is nothing to warn about.
 
-On simulated time, over a link that fails when told to; a process that is killed is a real one, on real time.
+On simulated time, over a link that fails when told to; a process that is killed is a real one, on real time. Over TLS
+it is the same: whether that ends in good order (close_notify) or is cut, even within a record. A missing close_notify
+(RFC 8446 §6.1) is no matter of its own: a WebSocket ends with a close frame, and what comes without one is 1006.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from tests.support import GUARD_S, Logged, serving, turns, until, upgrade
+from tests.certificates import Tls
+from tests.support import GUARD_S, serving, turns, until, upgrade
+from tests.told import STYLES, Told
 
 import portico
 from portico import Close
-from portico.testing import Link, pair, run
+from portico.testing import Flow, Link, pair, run
 
 INTERVAL_S, SILENCE_S, GRACE_S = 25.0, 20.0, 1.0
 LIMITS = portico.Limits(handler_grace_s=GRACE_S)
@@ -32,72 +36,7 @@ LOST = Close(1006, clean=False, by="network")
 SILENT = Close(1011, "no byte for 20 s after a ping", clean=False, by="us")
 
 
-@pytest.fixture(autouse=True)
-def logged() -> Iterator[Logged]:
-    handler = Logged()
-    loggers = [logging.getLogger(name) for name in ("portico", "asyncio")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    yield handler
-    for logger in loggers:
-        logger.removeHandler(handler)
-    assert not handler.records, [record.getMessage() for record in handler.records]
-
-
-# -- what the user is doing ------------------------------------------------------------------------------------------
-
-
-class Told:
-    """What one connection's user was told: `ends`, the Closes."""
-
-    def __init__(self) -> None:
-        self.ends: list[Close | None] = []
-
-    async def reading(self, ws: portico.WebSocket) -> None:
-        try:
-            while True:
-                await ws.recv()
-        except portico.ConnectionClosed as closed:
-            self.ends.append(closed.close)
-            raise
-
-    async def iterating(self, ws: portico.WebSocket) -> None:
-        async for _ in ws:
-            pass
-        self.ends.append(ws.closed)
-
-    async def pushing(self, ws: portico.WebSocket) -> None:
-        try:
-            while True:
-                for _ in range(10):
-                    await ws.send(b"x" * 1000)
-                await asyncio.sleep(0.01)
-        except portico.ConnectionClosed as closed:
-            self.ends.append(closed.close)
-            raise
-
-    async def idle(self, ws: portico.WebSocket) -> None:
-        """Waits for something else, and is cancelled ``Limits.handler_grace_s`` after the end."""
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.ends.append(ws.closed)
-            raise
-
-    def callbacks(self) -> portico.Endpoint:
-        told = self
-
-        class Handler(portico.Endpoint):
-            def on_close(self, ws: portico.WebSocket, close: Close) -> None:
-                told.ends.append(close)
-
-        return Handler()
-
-    def handler(self, style: str) -> Any:
-        return self.callbacks() if style == "callbacks" else getattr(self, style)
-
-
-STYLES = ["reading", "iterating", "pushing", "idle", "callbacks"]
+pytestmark = pytest.mark.usefixtures("logged")  # nothing may be warned of
 
 
 # -- how it ends -----------------------------------------------------------------------------------------------------
@@ -150,7 +89,41 @@ def switched_off(ours: portico.WebSocket, theirs: portico.WebSocket, link: Link)
     return SILENT, SILENT_S
 
 
-ENDINGS: list[Ending] = [by_peer, by_us, both_at_once, fin, rst, silent, stuck, switched_off]
+def notified(ours: portico.WebSocket, theirs: portico.WebSocket, link: Link) -> tuple[Close, float]:
+    """TLS ends in good order, the WebSocket doesn't."""
+    theirs.stream.close()
+    return LOST, AT_ONCE_S
+
+
+def within_a_record(then: Callable[[Link], object]) -> Ending:
+    """A record is cut short: some of its bytes have come, and then the connection is gone."""
+
+    def end(ours: portico.WebSocket, theirs: portico.WebSocket, link: Link) -> tuple[Close, float]:
+        flow = link.to_client if ours.client else link.to_server
+        flow.tear()
+        theirs.write(b"x" * 1000)
+        asyncio.get_running_loop().call_soon(look, flow, flow.bytes_out + 100, link)
+        return LOST, 2 * AT_ONCE_S
+
+    def look(flow: Flow, enough: int, link: Link) -> None:
+        if flow.bytes_out < enough:
+            asyncio.get_running_loop().call_soon(look, flow, enough, link)
+        else:
+            then(link)
+
+    end.__name__ = f"{then.__name__}_within_a_record"
+    return end
+
+
+cut_short = within_a_record(Link.cut)
+reset_short = within_a_record(Link.reset)
+RESETS = {rst, reset_short}
+
+OVER_TCP: list[Ending] = [by_peer, by_us, both_at_once, fin, rst, silent, stuck, switched_off]
+OVER_TLS: list[Ending] = [by_peer, by_us, both_at_once, notified, fin, rst, cut_short, reset_short, silent]
+endings = pytest.mark.parametrize(
+    ("ending", "over"), [*((ending, "tcp") for ending in OVER_TCP), *((ending, "tls") for ending in OVER_TLS)]
+)
 
 
 async def reads(ws: portico.WebSocket) -> None:
@@ -176,59 +149,75 @@ async def within(seconds: float, condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@contextlib.asynccontextmanager
+async def ends(
+    ending: Ending, over: str, tls: Tls, handler: Any = None, **options: Any
+) -> AsyncIterator[tuple[portico.WebSocket, portico.WebSocket, Link]]:
+    """The client's and the server's end, and the link between them, over "tcp" or "tls"."""
+    if over == "tls":
+        options |= {"uri": "wss://localhost/", "client": {"ssl": tls.client()}, "server": {"ssl": tls.server()}}
+    with Link(tcp=ending in RESETS) as link:
+        async with pair(handler, link=link, limits=LIMITS, keepalive=KEEPALIVE, **options) as both:
+            assert both.server.stream.tls == (over == "tls")
+            yield both.client, both.server, link
+
+
+def patience_s(ending: Ending) -> float:
+    """A reset takes the kernel real time."""
+    return 0.01 if ending in RESETS else 0
+
+
+@endings
 @pytest.mark.parametrize("style", STYLES)
-def test_a_handler_is_told_once(style: str, ending: Ending) -> None:
+def test_a_handler_is_told_once(style: str, ending: Ending, over: str, tls: Tls) -> None:
     """On the server."""
     told = Told()
 
     async def main() -> None:
-        with Link(tcp=ending is rst) as link:
-            async with pair(told.handler(style), link=link, limits=LIMITS, keepalive=KEEPALIVE) as (client, server):
-                reader = asyncio.create_task(reads(client))
-                await turns()
-                assert server.closed is None
-                close, bound = ending(server, client, link)
-                await within(bound, lambda: server.closed is not None and server.stream.gone)
-                await within(GRACE_S + AT_ONCE_S if style == "idle" else 2 * AT_ONCE_S, lambda: told.ends)
-                await turns()
-                assert others() <= {reader}, "only the peer's task is left"
-            await reader
-            assert not others()
-            assert told.ends == [close]
-            assert server.closed == close
+        async with ends(ending, over, tls, told.handler(style)) as (client, server, link):
+            reader = asyncio.create_task(reads(client))
+            await turns()
+            assert server.closed is None
+            close, bound = ending(server, client, link)
+            await within(bound, lambda: server.closed is not None and server.stream.gone)
+            await within(GRACE_S + AT_ONCE_S if style == "idle" else 2 * AT_ONCE_S, lambda: told.ends)
+            await turns()
+            assert others() <= {reader}, "only the peer's task is left"
+        await reader
+        assert not others()
+        assert told.ends == [close]
+        assert server.closed == close
 
-    run(main(), patience_s=0.01 if ending is rst else 0)
+    run(main(), patience_s=patience_s(ending))
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@endings
 @pytest.mark.parametrize("style", STYLES)
-def test_a_client_is_told_once(style: str, ending: Ending) -> None:
+def test_a_client_is_told_once(style: str, ending: Ending, over: str, tls: Tls) -> None:
     told = Told()
 
     async def main() -> None:
         endpoint = told.callbacks() if style == "callbacks" else None
-        with Link(tcp=ending is rst) as link:
-            async with pair(endpoint=endpoint, link=link, limits=LIMITS, keepalive=KEEPALIVE) as (client, server):
-                reader = asyncio.create_task(reads(server))
-                user = None if endpoint else asyncio.create_task(told.handler(style)(client))
-                await turns()
-                assert client.closed is None
-                close, bound = ending(client, server, link)
-                await within(bound, lambda: client.closed is not None and client.stream.gone)
-                if style == "idle" and user is not None:
-                    user.cancel()  # nobody else ends what a client waits for
-                if user is not None:
-                    await ended(user, AT_ONCE_S)
-                await turns()
-                assert others() <= {reader}, "only the peer's task is left"
-            await reader
-            assert not others()
-            assert told.ends == [close]
-            assert client.closed == close
-            await client.close()  # harmless, and over at once
+        async with ends(ending, over, tls, endpoint=endpoint) as (client, server, link):
+            reader = asyncio.create_task(reads(server))
+            user = None if endpoint else asyncio.create_task(told.handler(style)(client))
+            await turns()
+            assert client.closed is None
+            close, bound = ending(client, server, link)
+            await within(bound, lambda: client.closed is not None and client.stream.gone)
+            if style == "idle" and user is not None:
+                user.cancel()  # nobody else ends what a client waits for
+            if user is not None:
+                await ended(user, AT_ONCE_S)
+            await turns()
+            assert others() <= {reader}, "only the peer's task is left"
+        await reader
+        assert not others()
+        assert told.ends == [close]
+        assert client.closed == close
+        await client.close()  # harmless, and over at once
 
-    run(main(), patience_s=0.01 if ending is rst else 0)
+    run(main(), patience_s=patience_s(ending))
 
 
 @pytest.mark.parametrize(

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import socket
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tests.held import SMALL, Hall, Pull, Push, hall
 from tests.net.ends import End, tcp_pair
-from tests.support import BINARY, CLOSE, TEXT, Logged, Peer, close_frame, frame, serving, turns, until, upgrade
+from tests.support import BINARY, CLOSE, GUARD_S, TEXT, Logged, Peer, close_frame, frame, serving, turns, until, upgrade
 
 import portico
 from portico import ConnectionClosed, LocalError
 
+pytestmark = pytest.mark.usefixtures("logged")  # what is warned of is taken by the test, or it fails
+
 LARGE = b"x" * 100_000
-
-
-@pytest.fixture(autouse=True)
-def logged() -> Iterator[Logged]:
-    """What is logged at WARNING and above: a test takes it, or fails."""
-    handler = Logged()
-    loggers = [logging.getLogger(name) for name in ("portico", "asyncio")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    yield handler
-    for logger in loggers:
-        logger.removeHandler(handler)
-    assert not handler.records, [record.getMessage() for record in handler.records]
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
@@ -81,7 +69,7 @@ async def test_a_peer_that_does_not_answer_is_dropped() -> None:
     endpoint = Push()
     async with hall(endpoint, limits=portico.Limits(close_timeout_s=0.2)) as found:
         ws, _ = await found.enter()
-        await asyncio.wait_for(ws.close(1000, "anyone?"), 5)
+        await asyncio.wait_for(ws.close(1000, "anyone?"), 4.5)
         [close] = endpoint.closes
         assert (close.code, close.by, close.clean) == (1000, "us", False)
         assert isinstance(close.cause, TimeoutError)
@@ -95,7 +83,7 @@ async def test_so_is_one_that_takes_nothing() -> None:
             ws.write(bytes(5000))
         await turns()
         assert ws.stream.blocked
-        await asyncio.wait_for(ws.close(), 5)
+        await asyncio.wait_for(ws.close(), 4.5)
         assert ws.stream.gone
         assert len(endpoint.closes) == 1
 
@@ -105,7 +93,7 @@ async def test_any_number_of_tasks_may_wait_for_the_end() -> None:
         ws, peer = await found.enter()
         first = ws.close(4000, "first")
         closing = [asyncio.ensure_future(ws.close(4001, "too late")) for _ in range(5)]
-        closing += [asyncio.ensure_future(asyncio.wait_for(ws.close(), 10)), asyncio.ensure_future(first)]
+        closing += [asyncio.ensure_future(asyncio.wait_for(ws.close(), GUARD_S)), asyncio.ensure_future(first)]
         await turns()
         closing[0].cancel()
         with pytest.raises(TimeoutError):
@@ -217,7 +205,7 @@ async def test_on_close_that_raises_is_logged_and_the_connection_is_gone(logged:
         ws, peer = await found.enter()
         peer.send(close_frame(1000))
         await peer.to_end()
-        await asyncio.wait_for(ws.close(), 5)
+        await asyncio.wait_for(ws.close(), GUARD_S)
         logged.take("on_close failed")
         assert found.server.connection_count == 0
 
@@ -377,6 +365,6 @@ async def test_a_handler_learns_of_the_end_wherever_it_waits() -> None:
         peer.reset()
         for wait in waits:
             with pytest.raises(ConnectionClosed) as caught:
-                await asyncio.wait_for(wait, 5)
+                await asyncio.wait_for(wait, GUARD_S)
             assert caught.value.close is ws.closed
-        await asyncio.wait_for(ended, 5)
+        await asyncio.wait_for(ended, GUARD_S)

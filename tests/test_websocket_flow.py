@@ -7,7 +7,7 @@ import random
 
 import pytest
 from tests.held import SMALL, Push, hall
-from tests.support import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, turns, until
+from tests.support import BINARY, CLOSE, GUARD_S, PING, PONG, TEXT, Peer, close_frame, frame, turns, until
 
 import portico
 from portico import ConnectionClosed, LocalError, Sent
@@ -47,7 +47,7 @@ async def test_a_send_to_a_quick_peer_waits_for_nothing() -> None:
             await way()
             assert await peer.frame() == (TEXT, b"a")
         await asyncio.gather(ws.send("b"), ws.send("c"))
-        await asyncio.wait_for(ws.send(b"d"), 5)
+        await asyncio.wait_for(ws.send(b"d"), GUARD_S)
         assert [await peer.frame() for _ in range(3)] == [(TEXT, b"b"), (TEXT, b"c"), (BINARY, b"d")]
 
 
@@ -100,7 +100,7 @@ async def test_a_send_made_when_the_outbox_was_full_and_awaited_when_it_is_empty
         late = ws.send("late")
         await skip(peer, count)
         await until(lambda: not ws.buffered)
-        await asyncio.wait_for(late, 5)
+        await asyncio.wait_for(late, GUARD_S)
         assert await peer.frame() == (TEXT, b"late")
 
 
@@ -116,7 +116,7 @@ async def test_the_end_of_the_connection_wakes_all_senders(late: bool) -> None:
         ws.stream.abort()
         for send in sends:
             with pytest.raises(ConnectionClosed):
-                await asyncio.wait_for(send, 5)
+                await asyncio.wait_for(send, GUARD_S)
         with pytest.raises(ConnectionClosed):
             await ws.send("never")
 
@@ -356,7 +356,7 @@ async def test_the_pong_to_a_keepalive_ping_counts_although_others_were_sent_sin
 
 
 async def test_a_peer_that_is_dead_is_found_and_one_that_speaks_is_not() -> None:
-    keepalive = portico.Keepalive(ping_interval_s=0.1, ping_timeout_s=0.4)
+    keepalive = portico.Keepalive(ping_interval_s=0.1, ping_timeout_s=1.0)
     endpoint = Push()
     async with hall(endpoint, keepalive=keepalive) as found:
         _, dead = await found.enter()

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import uvicorn
 import websockets
+from tests.support import GUARD_S
 
 import portico
 
-GUARD_S = 20.0
 Host = Callable[[Any], AbstractAsyncContextManager["Site"]]
 
 

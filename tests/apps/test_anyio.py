@@ -94,6 +94,7 @@ async def test_a_group_ends_its_work_when_the_client_leaves(host: Host) -> None:
     """Reading beside the work, and cancelling it at ``http.disconnect``: as Starlette's and sse-starlette's do."""
     cancelled = asyncio.Event()
     waits = asyncio.Event()
+    events: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -109,8 +110,8 @@ async def test_a_group_ends_its_work_when_the_client_leaves(host: Host) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(work)
             waits.set()
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            while "http.disconnect" not in events:
+                events.append((await receive())["type"])
             group.cancel_scope.cancel()
 
     async with host(app) as site, asyncio.timeout(GUARD_S):
@@ -119,6 +120,7 @@ async def test_a_group_ends_its_work_when_the_client_leaves(host: Host) -> None:
         await waits.wait()
         writer.transport.abort()
         await cancelled.wait()
+        assert events == ["http.request", "http.disconnect"]
 
 
 async def test_a_websocket_is_read_and_written_by_two_tasks_of_a_group(host: Host) -> None:

@@ -180,14 +180,15 @@ class TestTheClientLeaves:
         writer.transport.abort()
 
     async def test_a_waiting_endpoint_sees_it(self, host: Host) -> None:
-        gone = asyncio.Event()
+        gone: asyncio.Queue[bool] = asyncio.Queue()
         waits = asyncio.Event()
 
         async def wait(request: Request) -> Response:
+            assert not await request.is_disconnected()
             waits.set()
             while not await request.is_disconnected():
                 await asyncio.sleep(0.005)
-            gone.set()
+            gone.put_nowait(await request.is_disconnected())
             return PlainTextResponse("for nobody")
 
         async with host(Starlette(routes=[Route("/", wait)])) as site, asyncio.timeout(GUARD_S):
@@ -195,7 +196,7 @@ class TestTheClientLeaves:
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await waits.wait()
             writer.transport.abort()
-            await gone.wait()
+            assert await gone.get(), "it stays so"
 
     async def test_an_endless_stream_ends(self, host: Host) -> None:
         ended = asyncio.Event()
@@ -214,6 +215,7 @@ class TestTheClientLeaves:
         async with host(Starlette(routes=[Route("/", endless)])) as site, asyncio.timeout(GUARD_S):
             await self.leave(site, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", after=b"more")
             await ended.wait()
+            assert (await site.http.get("/other")).status_code == 404, "the site goes on"
 
     async def test_what_a_failed_application_held_is_free_at_once(self) -> None:
         """Not when the garbage collector comes round: a file, a lock, a stream's clean-up may wait for it."""
@@ -241,6 +243,7 @@ class TestTheClientLeaves:
                 await self.leave(site, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", after=b"more")
                 while not freed:
                     await asyncio.sleep(0.001)
+                assert freed == [True]
         finally:
             gc.enable()
 

@@ -95,7 +95,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-def test_server(python: str, port: int, cases: list[str], folder: pathlib.Path) -> Results:
+def results_of_server(python: str, port: int, cases: list[str], folder: pathlib.Path) -> Results:
     """Let the tester, as a client, put `cases` to the server on `port`."""
     with tester_running(
         python, "fuzzingclient", cases, folder, servers=[{"agent": AGENT, "url": url(port)}]
@@ -104,7 +104,7 @@ def test_server(python: str, port: int, cases: list[str], folder: pathlib.Path) 
     return results_in(folder, cases)
 
 
-def test_client(python: str, cases: list[str], folder: pathlib.Path) -> Results:
+def results_of_client(python: str, cases: list[str], folder: pathlib.Path) -> Results:
     """Let the client under test do `cases` with the tester as its server."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -155,8 +155,8 @@ def run_all(python: str, role: str, port: int, groups: list[list[str]], jobs: in
     def run_group(group: int) -> Results:
         folder = reports / str(group)
         if role == "server":
-            return test_server(python, port, groups[group], folder)
-        return test_client(python, groups[group], folder)
+            return results_of_server(python, port, groups[group], folder)
+        return results_of_client(python, groups[group], folder)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         return {case: result for part in pool.map(run_group, range(len(groups))) for case, result in part.items()}

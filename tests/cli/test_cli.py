@@ -10,6 +10,7 @@ import subprocess
 import httpx
 import pytest
 import websockets
+from tests.certificates import Tls
 from tests.cli.command import portico_command, serving
 
 import portico
@@ -57,18 +58,12 @@ async def test_serve_takes_over_an_inherited_socket(folder: pathlib.Path) -> Non
                 assert (await client.get(running.url + "y")).text == "/y"
 
 
-async def test_serve_takes_tls_files_and_only_http_1_1_by_alpn(folder: pathlib.Path) -> None:
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", "key.pem", "-out", "cert.pem"]
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *subject]
-    subprocess.run(make, cwd=folder, check=True, capture_output=True)
-    arguments = ["serve", "shop:app", "--port", "0", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]
+async def test_serve_takes_tls_files_and_only_http_1_1_by_alpn(folder: pathlib.Path, tls: Tls) -> None:
+    arguments = ["serve", "shop:app", "--port", "0", "--tls-cert", str(tls.cert), "--tls-key", str(tls.key)]
     async with serving(folder, *arguments) as running:
         assert running.url.startswith("https://")
-        probe = ["openssl", "s_client", "-alpn", "h2,http/1.1", "-CAfile", "cert.pem", "-connect", running.url[8:-1]]
-        said = await asyncio.to_thread(
-            subprocess.run, probe, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+        probe = ["openssl", "s_client", "-alpn", "h2,http/1.1", "-CAfile", str(tls.cert), "-connect", running.url[8:-1]]
+        said = await asyncio.to_thread(subprocess.run, probe, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert "ALPN protocol: http/1.1" in said.stdout
         assert "Verify return code: 0 (ok)" in said.stdout
 

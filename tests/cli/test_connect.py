@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import websockets
 from click.testing import CliRunner
+from tests.certificates import self_signed
 from tests.cli.sides import BOTH, CLEAN_ENV, COMMAND, Echo, deaf_server, portico_echo
 from tests.support import GUARD_S, Waiting, serving, until
 
@@ -248,24 +249,14 @@ async def test_the_proxy_is_the_one_asked_for(arguments: list[str], variable: bo
     assert proxy.asked == ([seen.uri[5:-1]] if through else [])
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's context with a certificate that nobody trusts, for another name."""
-    folder = tmp_path_factory.mktemp("tls")
-    files = ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=elsewhere"]
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files]
-    subprocess.run(make, cwd=folder, check=True, capture_output=True)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
-
-
-async def test_certificates_are_verified_unless_insecure_which_warns(certificate: ssl.SSLContext) -> None:
+async def test_certificates_are_verified_unless_insecure_which_warns(tmp_path: pathlib.Path) -> None:
     async def echo(ws: websockets.ServerConnection) -> None:
         async for message in ws:
             await ws.send(message)
 
-    async with websockets.serve(echo, "127.0.0.1", 0, ssl=certificate) as server:
+    untrusted = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    untrusted.load_cert_chain(*self_signed(tmp_path, "elsewhere"))
+    async with websockets.serve(echo, "127.0.0.1", 0, ssl=untrusted) as server:
         uri = f"wss://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
         refused = await piped(b"hello\n", uri)
         taken = await piped(b"hello\n", uri, "--insecure")

@@ -123,10 +123,12 @@ async def test_an_error_is_not_the_end(folder: pathlib.Path) -> None:
 
 async def test_nor_is_a_child_that_is_killed(folder: pathlib.Path) -> None:
     async with reloading(folder) as running:
-        os.kill(await says(running, "first"), signal.SIGKILL)
+        killed = await says(running, "first")
+        os.kill(killed, signal.SIGKILL)
         await running.logged("ended with status -9")
+        assert not alive(killed)
         change(folder, "second")
-        await says(running, "second")
+        assert await says(running, "second") != killed
 
 
 async def test_it_may_begin_with_an_error(folder: pathlib.Path) -> None:
@@ -154,10 +156,12 @@ async def test_it_may_begin_with_an_error(folder: pathlib.Path) -> None:
 async def test_websockets_are_closed_with_1001(folder: pathlib.Path) -> None:
     async with reloading(folder) as running, await Peer.connect(running.port) as peer:
         await peer.open()
+        before = await says(running, "first")
         change(folder, "second")
         await peer.closed_with(1001)
         peer.send(close_frame(1001))
-        await says(running, "second")
+        assert await peer.to_end() == b""
+        assert await says(running, "second") != before
 
 
 async def test_one_that_will_not_stop_is_ended(folder: pathlib.Path) -> None:
@@ -179,6 +183,7 @@ async def test_without_its_parent_a_child_stops(folder: pathlib.Path) -> None:
         async with asyncio.timeout(30):
             while alive(child):
                 await asyncio.sleep(0.02)
+        assert running.process.returncode == -signal.SIGKILL
 
 
 async def test_every_address_is_kept(folder: pathlib.Path) -> None:

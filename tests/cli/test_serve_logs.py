@@ -13,11 +13,11 @@ import re
 import socket
 import ssl
 import struct
-import subprocess
 from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
+from tests.certificates import Tls
 from tests.cli.command import Running, serving, started
 
 import portico
@@ -209,11 +209,8 @@ async def test_noise_on_a_plain_port_logs_nothing_above_debug(folder: pathlib.Pa
     assert [record for record in running.records() if record["level"] != "debug"] == []
 
 
-async def test_noise_on_a_tls_port_logs_nothing_above_debug(folder: pathlib.Path) -> None:
-    files = ["-keyout", "key.pem", "-out", "cert.pem"]
-    make_files = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, "-subj", "/CN=a"]
-    subprocess.run(make_files, cwd=folder, check=True, capture_output=True)
-    tls = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"]
-    async with serving(folder, "serve", "shop:app", "--port", "0", "--log-level", "debug", *tls) as running:
+async def test_noise_on_a_tls_port_logs_nothing_above_debug(folder: pathlib.Path, tls: Tls) -> None:
+    arguments = ["serve", "shop:app", "--port", "0", "--tls-cert", str(tls.cert), "--tls-key", str(tls.key)]
+    async with serving(folder, *arguments, "--log-level", "debug") as running:
         await make(TLS_NOISE, running)
     assert [record for record in running.records() if record["level"] != "debug"] == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import pathlib
 import socket
 import ssl
@@ -15,32 +14,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.support import Logged, descriptors, until
+from tests.support import GUARD_S, Logged, descriptors, until
 
 from portico.wire.handshake import accept_key
 
-GUARD_S = 10.0
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close() sends RST
 
 
 @contextlib.asynccontextmanager
 async def nothing_left_behind() -> AsyncIterator[None]:
     """No task, no descriptor (the reactor's own among them), no logged warning may outlive what is done here."""
-    logged = Logged()
-    loggers = [logging.getLogger(name) for name in ("portico", "asyncio")]
-    for logger in loggers:
-        logger.addHandler(logged)
     before = descriptors()
     tasks = asyncio.all_tasks()
-    try:
+    with Logged.all_expected():
         yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(logged)
-    here = asyncio.current_task()
-    await until(lambda: asyncio.all_tasks() - tasks <= {here})
-    await until(lambda: descriptors().items() <= before.items())
-    assert not logged.records, [record.getMessage() for record in logged.records]
+        here = asyncio.current_task()
+        await until(lambda: asyncio.all_tasks() - tasks <= {here})
+        await until(lambda: descriptors().items() <= before.items())
 
 
 class Visit:
@@ -126,9 +116,9 @@ class Fake:
         uds: str | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> AsyncIterator[Fake]:
-        """A fake on a free port or a Unix socket, for at most half a minute; what its script raises fails the test."""
+        """A fake on a free port or a Unix socket, for at most a minute; what its script raises fails the test."""
         fake = cls(script)
-        async with asyncio.timeout(3 * GUARD_S):
+        async with asyncio.timeout(2 * GUARD_S):
             if uds is not None:
                 server = await asyncio.start_unix_server(fake._visited, uds)
             else:
@@ -219,7 +209,7 @@ class HangingNames:
 
     def _answer(self, host: str) -> list[Place]:
         self.asked.append(host)
-        assert self.go.wait(3 * GUARD_S)
+        assert self.go.wait(2 * GUARD_S)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
 

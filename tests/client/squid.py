@@ -9,16 +9,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from tests.support import wait_for
 
 USER, PASSWORD = "me", "s3:cr@t/#"
 FORBIDDEN = "forbidden.example"
 HELPERS = ("/usr/lib/squid", "/usr/lib64/squid", "/usr/libexec/squid", "/usr/local/libexec/squid")
-READY_S = 20.0
 
 CONFIG = """
 http_port 127.0.0.1:{open} name=open
@@ -75,7 +74,7 @@ def running() -> Iterator[Squid]:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         try:
             for port in ports:
-                _wait(process, port, directory / "said")
+                wait_for(process, port, directory / "said")
             yield Squid(*ports)
         finally:
             process.terminate()
@@ -85,13 +84,3 @@ def running() -> Iterator[Squid]:
 def _free_ports() -> list[int]:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         return [one.getsockname()[1], two.getsockname()[1]]
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, said: pathlib.Path) -> None:
-    until = time.monotonic() + READY_S
-    while True:
-        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-            return
-        if process.poll() is not None or time.monotonic() > until:
-            pytest.fail(f"squid does not listen:\n{said.read_text()}")
-        time.sleep(0.01)

@@ -97,7 +97,7 @@ async def timed_out(fake: Fake, scheme: str = "ws") -> str:
     began = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
         await portico.connect(f"{scheme}://u:{SECRET}@127.0.0.1:{fake.port}/", open_timeout_s=SOON_S)
-    assert SOON_S <= time.monotonic() - began < 3
+    assert SOON_S <= time.monotonic() - began < 9
     assert "0.15 s (open_timeout_s)" in str(caught.value)
     assert SECRET not in str(caught.value)
     return str(caught.value)
@@ -122,7 +122,7 @@ async def test_an_answer_in_slow_pieces_does_not_renew_the_deadline() -> None:
             await asyncio.sleep(0.01)
 
     async with Fake.running(script) as fake:
-        await timed_out(fake)
+        assert "did not answer the opening handshake" in await timed_out(fake)
 
 
 async def test_interim_answers_do_not_renew_the_deadline() -> None:
@@ -134,7 +134,7 @@ async def test_interim_answers_do_not_renew_the_deadline() -> None:
             await asyncio.sleep(0.01)
 
     async with Fake.running(script) as fake:
-        await timed_out(fake)
+        assert "did not answer the opening handshake" in await timed_out(fake)
 
 
 async def test_a_refusal_with_a_slow_body_is_known_at_the_deadline() -> None:

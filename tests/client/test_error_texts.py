@@ -45,22 +45,22 @@ async def test_a_timeout(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "shown"),
     [
-        b"what?\r\n\r\n",
-        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        b"HTTP/1.1 30",
-        b"",
+        (b"what?\r\n\r\n", "expected HTTP/1.1 STATUS REASON; it begins with b'what?"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "answered 404 Not Found, expected 101"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "expected Upgrade: websocket in the answer, but none came"),
+        (b"HTTP/1.1 30", "the connection ended inside a response's head; it begins with b'HTTP/1.1 30'"),
+        (b"", "/a/b: the server closed the connection before it had answered"),
     ],
 )
-async def test_a_wrong_answer(answer: bytes) -> None:
+async def test_a_wrong_answer(answer: bytes, shown: str) -> None:
     async def script(visit: Visit) -> None:
         await visit.head()
         visit.send(answer)
 
     async with Fake.running(script) as fake:
-        await failing(secret(fake.port))
+        assert shown in await failing(secret(fake.port))
 
 
 @pytest.mark.parametrize(

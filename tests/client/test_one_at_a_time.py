@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.client import fakes
 from tests.client.fakes import Fake, Place, Visit, silent_listener, switching
-from tests.support import until
+from tests.support import GUARD_S, until
 
 import portico
 from portico.net.dialer import place_of
@@ -111,7 +111,7 @@ async def test_one_that_hangs_delays_the_rest_only_until_its_deadline() -> None:
         await until(lambda: fake.count)
         began = time.monotonic()
         found = await opened(*[uri] * 20)
-        assert time.monotonic() - began < SOON_S + 3
+        assert time.monotonic() - began < 9
         assert all(isinstance(ws, portico.WebSocket) for ws in found)
         assert isinstance(hanging.exception(), TimeoutError)
 
@@ -208,7 +208,7 @@ async def test_cancelled_ones_do_not_wedge_the_queue() -> None:
         tasks[1].cancel()  # and this one is about to get it
         await asyncio.sleep(0)
         tasks[2].cancel()
-        done, _ = await asyncio.wait(tasks, timeout=10)
+        done, _ = await asyncio.wait(tasks, timeout=GUARD_S)
         assert len(done) == 30
         cancelled = [number for number, task in enumerate(tasks) if task.cancelled()]
         assert cancelled == sorted([0, 1, 2, *range(5, 20, 2)])
@@ -293,53 +293,37 @@ class CountingProxy:
         await visit.gone()
 
 
-async def test_behind_a_proxy_each_host_name_is_a_host() -> None:
+async def counted(uris: list[str], most: int, **options: Any) -> CountingProxy:
+    """What a proxy has counted that lets all of these wait until `most` do so at once, and opens them then."""
     go = asyncio.Event()
     counting = CountingProxy(go)
     async with Fake.running(counting) as fake:
-        uris = [f"ws://host-{number % 3}.example/" for number in range(12)]
-        all_of_them = asyncio.ensure_future(opened(*uris, proxy=f"127.0.0.1:{fake.port}"))
-        await until(lambda: counting.most == 3)  # the three hosts at once: one's turn is none of another's business
+        all_of_them = asyncio.ensure_future(opened(*uris, proxy=f"127.0.0.1:{fake.port}", **options))
+        await until(lambda: counting.most == most)
         go.set()
         found = await all_of_them
     assert all(isinstance(ws, portico.WebSocket) for ws in found)
-    assert (counting.count, counting.most_of_one, counting.most) == (12, 1, 3)
+    assert (counting.count, counting.most) == (len(uris), most)
+    return counting
+
+
+async def test_behind_a_proxy_each_host_name_is_a_host() -> None:
+    """The three hosts at once: one's turn is none of another's business."""
+    counting = await counted([f"ws://host-{number % 3}.example/" for number in range(12)], most=3)
+    assert counting.most_of_one == 1
 
 
 async def test_behind_proxies_there_is_a_cap_on_all() -> None:
-    go = asyncio.Event()
-    counting = CountingProxy(go)
-    async with Fake.running(counting) as fake:
-        uris = [f"ws://host-{number}.example/" for number in range(60)]
-        all_of_them = asyncio.ensure_future(opened(*uris, proxy=f"127.0.0.1:{fake.port}"))
-        await until(lambda: counting.most == 16)
-        go.set()
-        found = await all_of_them
-    assert all(isinstance(ws, portico.WebSocket) for ws in found)
-    assert (counting.count, counting.most) == (60, 16)
+    await counted([f"ws://host-{number}.example/" for number in range(60)], most=16)
 
 
 async def test_behind_a_proxy_too_exclusive_false_switches_it_off() -> None:
-    go = asyncio.Event()
-    counting = CountingProxy(go)
-    async with Fake.running(counting) as fake:
-        uris = ["ws://host.example/"] * 40
-        all_of_them = asyncio.ensure_future(opened(*uris, proxy=f"127.0.0.1:{fake.port}", exclusive=False))
-        await until(lambda: counting.most == 40)
-        go.set()
-        await all_of_them
+    counting = await counted(["ws://host.example/"] * 40, most=40, exclusive=False)
+    assert counting.most_of_one == 40
 
 
 async def test_behind_a_proxy_a_trailing_dot_makes_no_other_host() -> None:  # RFC 1034 §3.1: the root
-    go = asyncio.Event()
-    counting = CountingProxy(go)
-    async with Fake.running(counting) as fake:
-        uris = ["ws://host.example/", "ws://host.example./", "ws://HOST.example/", "ws://other.example/"]
-        all_of_them = asyncio.ensure_future(opened(*uris, proxy=f"127.0.0.1:{fake.port}"))
-        await until(lambda: counting.most == 2)
-        go.set()
-        await all_of_them
-    assert (counting.count, counting.most) == (4, 2)
+    await counted(["ws://host.example/", "ws://host.example./", "ws://HOST.example/", "ws://other.example/"], most=2)
 
 
 async def test_a_silent_proxy_delays_the_rest_only_until_its_deadline() -> None:
@@ -386,7 +370,7 @@ async def test_the_second_address_starts_250_ms_after_the_first(second: str, mon
         resolving(monkeypatch, (socket.AF_INET, *first), (family, second, fake.port))
         began = time.monotonic()
         assert await reached() == second
-        assert 0.24 < time.monotonic() - began < 3
+        assert 0.24 < time.monotonic() - began < 4.5
     for sock in (listener, *fill):
         sock.close()
 

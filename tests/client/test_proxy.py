@@ -198,7 +198,7 @@ async def test_a_silent_proxy_has_until_the_deadline(scheme: str) -> None:
             await portico.connect(
                 f"{scheme}://a.example/", proxy=f"http://u:{SECRET}@127.0.0.1:{fake.port}", open_timeout_s=SOON_S
             )
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 9
 
 
 async def test_a_slow_proxy_does_not_renew_the_deadline() -> None:

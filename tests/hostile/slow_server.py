@@ -2,7 +2,8 @@
 
 HTTP at / (13 bytes), /upload (reads a body), /download (many megabytes in pieces) and /stats; WebSockets at /echo,
 /feed (sends for ever what its peer takes) and /undecided (never accepts). Its argument is one JSON object: ``limits``,
-``keepalive``, ``tls`` (a directory). Prints its two ports on a line, and ends when its standard input does.
+``keepalive``, ``tls`` (the files of the certificate and its key). Prints its two ports on a line, and ends when its
+standard input does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import resource
 import ssl
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import portico
@@ -78,7 +78,7 @@ async def site(scope: Any, receive: Any, send: Any) -> None:
             await answer(scope["path"], receive, send)
 
 
-async def main(limits: dict[str, Any], keepalive: dict[str, float] | None, tls: str) -> None:
+async def main(limits: dict[str, Any], keepalive: dict[str, float] | None, tls: list[str]) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     options: dict[str, Any] = {"limits": portico.Limits(**limits)}
@@ -89,7 +89,7 @@ async def main(limits: dict[str, Any], keepalive: dict[str, float] | None, tls: 
     app.websocket("/feed", feed)
     app.mount("/", site)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(Path(tls) / "certificate.pem", Path(tls) / "key.pem")
+    context.load_cert_chain(*tls)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
     async with (

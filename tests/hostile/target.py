@@ -17,7 +17,7 @@ from typing import Any
 from tests import support
 from tests.wire import raw
 
-GUARD_S = 20.0
+GUARD_S = support.GUARD_S
 KIB, MIB = 1024, 1024 * 1024
 
 
@@ -107,15 +107,21 @@ class Spent:
 
 @contextlib.contextmanager
 def target(*, client: bool = False, **options: Any) -> Iterator[Target]:
-    """A process to attack; it must end well, without a word of warning."""
-    script = Path(__file__).with_name("server.py")
-    command = [sys.executable, str(script), json.dumps(options)]
+    """A process to attack."""
+    with running("server.py", options) as (pid, [port]):
+        yield Target(pid, port, client=client)
+
+
+@contextlib.contextmanager
+def running(script: str, options: dict[str, Any]) -> Iterator[tuple[int, list[int]]]:
+    """The process of a script of this folder, and its ports; it must end well, without a word of warning."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), json.dumps(options)]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
         try:
             with process:
                 assert process.stdout is not None
-                yield Target(process.pid, int(process.stdout.readline()), client=client)
+                yield process.pid, [int(port) for port in process.stdout.readline().split()]
             said.seek(0)
             complaints = said.read().decode()
             assert not complaints, complaints

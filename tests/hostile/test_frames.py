@@ -108,7 +108,8 @@ class TestDeclaredLengths:
         """17 MiB, in one frame and in fragments, with no option set."""
         with victim.spending() as spent:
             async with peer_at(victim, "/told") as peer:
-                peer.send(victim.frame(BINARY, bytes(17 * MIB)))
+                # Refused at its header. Who sends on and on meets RST some day, and may then miss what it was told.
+                peer.send(victim.frame(BINARY, bytes(17 * MIB))[:MIB])
                 await peer.closed_with(1009)
             async with peer_at(victim, "/told") as peer:
                 peer.send(victim.frame(0x02, bytes(64 * KIB)) + victim.frame(0x00, bytes(64 * KIB)) * 271)

@@ -1,7 +1,5 @@
 """A client that is slow, in whatever phase, costs a bounded amount for a bounded time.
 
-pytestmark = pytest.mark.alone
-
 | phase | limit | answer |
 |---|---|---|
 | TCP: connected, and silent | `keep_alive_s` | TCP ends |
@@ -30,17 +28,19 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.certificates import Tls
 from tests.hostile import slow_clients
 from tests.hostile.slow_clients import Phase, Slow
-from tests.hostile.target import GUARD_S, KIB, MIB, Target
+from tests.hostile.target import GUARD_S, KIB, MIB, Target, running
 from tests.support import BINARY, frame, get, upgrade
+
+pytestmark = pytest.mark.alone  # limits of tenths of a second
 
 LONG = os.environ.get("PORTICO_LONG") == "1"
 SHORT: dict[str, Any] = {
@@ -69,39 +69,14 @@ class Port(Target):
 
 
 @contextlib.contextmanager
-def running(keys: Path, **options: Any) -> Iterator[Port]:
-    script = Path(__file__).with_name("slow_server.py")
-    command = [sys.executable, str(script), json.dumps({**options, "tls": str(keys)})]
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
-        try:
-            with process:
-                assert process.stdout is not None
-                ports = process.stdout.readline().split()
-                yield Port(process.pid, int(ports[0]), int(ports[1]))
-            said.seek(0)
-            complaints = said.read().decode()
-            assert not complaints, complaints
-            assert process.returncode == 0
-        finally:
-            process.kill()
+def attacked(tls: Tls, **options: Any) -> Iterator[Port]:
+    with running("slow_server.py", {**options, "tls": [str(tls.cert), str(tls.key)]}) as (pid, [port, tls_port]):
+        yield Port(pid, port, tls_port)
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("tls")
-    files = f"-keyout {where}/key.pem -out {where}/certificate.pem -subj /CN=localhost"
-    subprocess.run(
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes {files}".split(),
-        check=True,
-        capture_output=True,
-    )
-    return where
-
-
-@pytest.fixture(scope="module")
-def port(keys: Path) -> Iterator[Port]:
-    with running(keys, **SHORT) as port:
+def port(tls: Tls) -> Iterator[Port]:
+    with attacked(tls, **SHORT) as port:
         yield port
 
 
@@ -174,9 +149,9 @@ class TestCaps:
 
     @pytest.mark.parametrize("cap", ["max_connections", "max_connections_per_address"])
     @pytest.mark.parametrize("phase", [slow_clients.head, slow_clients.frames], ids=lambda phase: phase.__name__)
-    async def test_slow_ones_take_no_more_places(self, phase: Phase, cap: str, keys: Path) -> None:
+    async def test_slow_ones_take_no_more_places(self, phase: Phase, cap: str, tls: Tls) -> None:
         limits = {**SHORT["limits"], "head_timeout_s": 1.5, "assembly_timeout_s": 1.5, cap: 10}
-        with running(keys, limits=limits, keepalive=None) as port:
+        with attacked(tls, limits=limits, keepalive=None) as port:
             async with slow_ones(port, phase, 10), asyncio.timeout(GUARD_S):
                 answer = await asked(port)
                 assert answer.startswith(b"HTTP/1.1 503 ")
@@ -283,10 +258,10 @@ def attack(port: Port, count: int, every_s: float) -> Iterator[dict[str, int]]:
             process.kill()
 
 
-def test_others_hardly_notice(keys: Path) -> None:
+def test_others_hardly_notice(tls: Tls) -> None:
     """The 99th percentile of what a legitimate client waits, under attack and without."""
     connections, every_s, count, slices = (500, 0.2, 4000, 9) if LONG else (120, 0.1, 400, 5)
-    with running(keys, **(DEFAULT if LONG else SHORT)) as port:
+    with attacked(tls, **(DEFAULT if LONG else SHORT)) as port:
         before = p99_us(port, count, slices)
         with attack(port, connections, every_s) as came, port.spending() as spent:
             under = p99_us(port, count, slices)

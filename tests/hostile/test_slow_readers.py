@@ -123,12 +123,31 @@ class Scene:
             self.told(room)
         return room
 
+    def stalled(self) -> Report:
+        """As `play`, where the stalled ones stay: the memory that they take is bounded."""
+        room = self.play()
+        self.bounded()
+        assert room["sending"] == HEALTHY + STALLED
+        return room
+
     def told(self, room: Report) -> None:
         """What holds with every policy."""
         told = self.healthy()
         print(f"\n{self.policy}: {HEALTHY * room['published'] / room['seconds']:,.0f} deliveries/s", room, told)
         assert room["most_buffered"] <= OUTBOX + 2 * SIZE
         assert told["p99_us"] <= self.most_p99_us
+
+    def newest_when_they_read_again(self, room: Report) -> None:
+        """The stalled ones see what was there before they stalled, and the newest; and then all there is."""
+        self.reader.tell("read")
+        report = self.reader.settled(lambda now: all(one["last"] == COUNT - 1 for one in now["stalled"]))
+        for one in report["stalled"]:
+            assert (one["first"], one["gaps"], one["broken"], one["code"], one["ended"]) == (0, 1, 0, 0, 0), one
+        assert sum(COUNT - one["count"] for one in report["stalled"]) == room["dropped"]
+        self.publish(10)
+        report = self.reader.settled(lambda now: all(one["last"] == COUNT + 9 for one in now["stalled"]))
+        assert all((one["gaps"], one["broken"]) == (1, 0) for one in report["stalled"]), report
+        self.healthy()
 
     def bounded(self) -> None:
         print(self.spent)
@@ -186,27 +205,15 @@ def test_close(scene: Scene) -> None:
 @pytest.mark.parametrize("scene", ["drop_oldest"], indirect=True)
 def test_drop_oldest(scene: Scene) -> None:
     """They stay, and see the newest messages when they read again: as many as the outbox holds, each whole."""
-    room = scene.play()
-    scene.bounded()
-    assert room["sending"] == HEALTHY + STALLED
+    room = scene.stalled()
     assert room["dropped"]
-    scene.reader.tell("read")
-    report = scene.reader.settled(lambda now: all(one["last"] == COUNT - 1 for one in now["stalled"]))
-    for one in report["stalled"]:
-        assert (one["first"], one["gaps"], one["broken"], one["code"], one["ended"]) == (0, 1, 0, 0, 0), one
-    assert sum(COUNT - one["count"] for one in report["stalled"]) == room["dropped"]
-    scene.publish(10)
-    report = scene.reader.settled(lambda now: all(one["last"] == COUNT + 9 for one in now["stalled"]))
-    assert all((one["gaps"], one["broken"]) == (1, 0) for one in report["stalled"]), report
-    scene.healthy()
+    scene.newest_when_they_read_again(room)
 
 
 @pytest.mark.parametrize("scene", ["drop_newest"], indirect=True)
 def test_drop_newest(scene: Scene) -> None:
     """They stay, and see the oldest messages when they read again, without a gap; then what is sent from then on."""
-    room = scene.play()
-    scene.bounded()
-    assert room["sending"] == HEALTHY + STALLED
+    room = scene.stalled()
     scene.reader.tell("read")
     scene.room(lambda now: now["buffered"] == 0)
     count = [one["count"] for one in scene.reader.settled(_quiet())["stalled"]]
@@ -222,21 +229,11 @@ def test_drop_newest(scene: Scene) -> None:
 @pytest.mark.parametrize("scene", ["latest"], indirect=True)
 def test_latest(scene: Scene) -> None:
     """They stay, hardly anything waits for them, and the last message that they see is the newest."""
-    room = scene.play()
-    scene.bounded()
-    assert room["sending"] == HEALTHY + STALLED
+    room = scene.stalled()
     # The one that is begun and the newest; and what was sent in the turn in which the socket was found to be full.
     assert room["buffered"] <= STALLED * (AT_ONCE + 2) * (SIZE + 4)
     assert room["dropped"]
-    scene.reader.tell("read")
-    report = scene.reader.settled(lambda now: all(one["last"] == COUNT - 1 for one in now["stalled"]))
-    for one in report["stalled"]:
-        assert (one["first"], one["gaps"], one["broken"], one["code"], one["ended"]) == (0, 1, 0, 0, 0), one
-    assert sum(COUNT - one["count"] for one in report["stalled"]) == room["dropped"]
-    scene.publish(10)
-    report = scene.reader.settled(lambda now: all(one["last"] == COUNT + 9 for one in now["stalled"]))
-    assert all((one["gaps"], one["broken"]) == (1, 0) for one in report["stalled"]), report
-    scene.healthy()
+    scene.newest_when_they_read_again(room)
 
 
 def _quiet() -> Callable[[Report], object]:

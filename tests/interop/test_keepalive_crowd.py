@@ -6,21 +6,15 @@ anything is lost, doubled or mixed up. ``PORTICO_CROWD_REQUESTS`` sets how many 
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import json
 import os
-import resource
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.interop.own_server import OwnServer
 from tests.interop.storm_client import KEEP, KEY, Script, Storm, _masked, close_cleanly, close_half
 
 pytestmark = pytest.mark.alone
@@ -33,45 +27,11 @@ GUARD_S = 120
 END = b"the end.."
 KINDS = (b"", b"later")  # answered at once, and in a later turn of the loop
 
-Stats = dict[str, Any]
-
-
-def ask(port: int) -> Stats:
-    """What the server tells of itself, over a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=GUARD_S)
-    try:
-        connection.request("GET", "/stats")
-        told: Stats = json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-    return told
-
-
-def settled(port: int, condition: Callable[[Stats], bool]) -> Stats:
-    """What it tells as soon as that fulfils `condition`; after a while, what it tells anyhow."""
-    deadline = time.monotonic() + 20
-    while not condition(told := ask(port)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return told
-
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    needed = CONNECTIONS + WEBSOCKETS + SPARE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        pytest.fail(f"the crowd needs {needed} open files: ulimit -Hn says {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
-    script = Path(__file__).with_name("crowd_server.py")
-    process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        with process:
-            assert process.stdout is not None
-            yield int(process.stdout.readline())
-        assert process.returncode == 0
-    finally:
-        process.kill()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def server() -> Iterator[OwnServer]:
+    with OwnServer.running("crowd_server", CONNECTIONS + WEBSOCKETS + SPARE_DESCRIPTORS) as server:
+        yield server
 
 
 class Crowd:
@@ -181,35 +141,32 @@ def entered(port: int, crowd: Crowd) -> Iterator[Storm]:
         storm.close()
 
 
-def play(port: int, requests: int) -> Crowd:
+def play(server: OwnServer, requests: int) -> Crowd:
     """All of it, from the first connection to the end of the last one."""
     crowd = Crowd(requests)
-    with entered(port, crowd) as storm:
+    with entered(server.port, crowd) as storm:
         storm.resume(crowd.chat)
         asking = ((WEBSOCKETS + number, crowd.ask) for number in range(CONNECTIONS))
         storm.run(asking, at_once=WEBSOCKETS + CONNECTIONS, timeout_s=GUARD_S)
         assert len(storm.held) == WEBSOCKETS + CONNECTIONS
-        assert ask(port)["connections"] == WEBSOCKETS + CONNECTIONS + 1
+        assert server.stats()["connections"] == WEBSOCKETS + CONNECTIONS + 1
         storm.resume(close_cleanly, range(WEBSOCKETS))
         storm.resume(close_half)
         storm.run(timeout_s=GUARD_S)
     return crowd
 
 
-def test_requests_while_others_chat(port: int) -> None:
-    play(port, 2 * CONNECTIONS)  # what is made once is no leak
-    same = "connections", "fds", "tasks", "types"
-    before = settled(port, lambda now: now["connections"] == 1)
+def test_requests_while_others_chat(server: OwnServer) -> None:
+    play(server, 2 * CONNECTIONS)  # what is made once is no leak
+    before = server.alone()
     began = time.monotonic()
-    crowd = play(port, REQUESTS)
+    crowd = play(server, REQUESTS)
     seconds = time.monotonic() - began
-    after = settled(port, lambda now: all(now[what] == before[what] for what in same))
+    after = server.alone(before)
     blocks = after["blocks"] - before["blocks"]
     print(f"\n{crowd.answers} answers, {crowd.heard} words heard, in {seconds:.1f} s; {blocks} blocks more")
     assert crowd.answers == REQUESTS // CONNECTIONS * CONNECTIONS
     assert min(crowd.talked) > 0
     assert crowd.heard == sum(crowd.talked) * IN_ROOM
-    for what in same:
-        assert after[what] == before[what], what
     assert after["trouble"] == {}
     assert blocks <= REQUESTS // 100

@@ -208,7 +208,9 @@ class Conversation:
 
 
 def http_client(**options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(verify=False, **options)  # no TLS here, and reading the authorities takes long
+    """No TLS here, and reading the authorities takes long; a kept connection is kept however long that takes."""
+    kept = httpx.Limits(keepalive_expiry=None)
+    return httpx.AsyncClient(verify=False, **{"limits": kept, **options})
 
 
 async def by_httpx_kept_alive(base: str) -> int:

@@ -13,11 +13,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.support import GUARD_S
 
 from portico.errors import LocalError
 from portico.net import activation
-
-GUARD_S = 20.0
 
 CHILD = """
 import asyncio, os, sys, portico

@@ -209,7 +209,7 @@ async def test_tls_has_a_deadline_for_its_handshake(
     reactor: Reactor, logged: Logged, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     [sock] = await bind("127.0.0.1", 0)
-    port = Port(reactor, sock, ssl_context=server_tls, tls_timeout_s=0.2)
+    port = Port(reactor, sock, ssl_context=server_tls, tls_timeout_s=1.0)
     with port.connect() as silent:
         reader, writer = await asyncio.open_connection(*port.address, ssl=client_tls, server_hostname="localhost")
         assert await End(silent).to_end() == b""
@@ -387,6 +387,7 @@ async def test_running_out_of_descriptors_pauses_accepting_says_so_once_and_goes
             socks = [stack.enter_context(socket.create_connection(address)) for _ in range(40)]
             first = await asked(socks[0])
             answers = [asyncio.create_task(asked(sock)) for sock in socks[1:]]
+            await until(lambda: sum(answer.done() for answer in answers) > 10)
             done, waiting = await asyncio.wait(answers, timeout=1.2)  # longer than it pauses
             assert 10 < len(done) < 30, "the others are in the backlog"
             assert await asked(socks[0]) - first < 0.5, "it waits, and does not spin"

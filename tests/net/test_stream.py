@@ -251,7 +251,7 @@ async def test_a_peer_that_takes_nothing_is_given_up(reactor: Reactor) -> None:
         wire.stream.close(timeout_s=0.2)
         await idles(reactor)
         assert await wire.protocol.gone() is None
-        assert 0.2 <= time.monotonic() - began < 3
+        assert 0.2 <= time.monotonic() - began < 4.5
 
 
 async def test_a_peer_that_takes_hardly_anything_is_given_up_too(reactor: Reactor) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.support import turns
+from tests.support import GUARD_S, turns
 
 from portico.net.timers import NEVER, TICK_S, Timed, Wheel
 
@@ -280,7 +280,7 @@ async def test_an_empty_wheel_sleeps() -> None:
     wheel = Wheel(loop)  # type: ignore[arg-type] # as much of one as is needed
     rung = asyncio.Event()
     wheel.schedule(Alarm(lambda alarm, now: rung.set()), time.monotonic())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(GUARD_S):
         await rung.wait()
     await turns()
     assert len(loop.waiting) == 1, "waited once, and not again"
@@ -293,7 +293,7 @@ async def test_on_a_real_loop() -> None:
     due = time.monotonic() + 0.15
     wheel.schedule(alarm, due)
     wheel.schedule(Alarm(), due + 100)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(GUARD_S):
         await rung.wait()
     assert alarm.at[0] >= due
     wheel.close()
@@ -314,7 +314,7 @@ async def test_ending_the_loop_s_callback_early_does_not_put_the_wheel_to_sleep(
     now = time.monotonic()
     wheel.schedule(Alarm(stop), now)
     wheel.schedule(Alarm(lambda alarm, now: rung.set()), now + 3 * TICK_S)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(GUARD_S):
         await stopped.wait()
         await rung.wait()
     wheel.close()

@@ -9,13 +9,12 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
+from tests.support import wait_for
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "deployment.md"
-READY_S = 20.0
 PATHS = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 STREAM_MODULES = [
     pathlib.Path(directory, "ngx_stream_module.so")
@@ -107,13 +106,7 @@ def _running(command: list[str], directory: pathlib.Path, port: int) -> Iterator
     with said.open("w") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
     try:
-        until = time.monotonic() + READY_S
-        while True:
-            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-                break
-            if process.poll() is not None or time.monotonic() > until:
-                pytest.fail(f"{command[0]} does not listen:\n{said.read_text()}")
-            time.sleep(0.01)
+        wait_for(process, port, said)
         yield
     finally:
         process.terminate()

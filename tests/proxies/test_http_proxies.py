@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from tests.certificates import Tls
 from tests.proxies.clients import (
     CLIENT,
     Site,
@@ -18,7 +19,6 @@ from tests.proxies.clients import (
     http,
     seen,
 )
-from tests.proxies.conftest import Tls
 from tests.proxies.running import documented, free_port, haproxy, nginx, put
 from tests.support import GUARD_S, serving, until
 
@@ -64,13 +64,13 @@ async def test_http_and_websocket(start: Start, tls: Tls) -> None:
     site = Site()
     async with serving(site.app, trusted_proxies=[HERE]) as server:
         with start(f"{HERE}:{server.port}") as port:
-            await check_http_and_websocket(site, tls.client, port)
+            await check_http_and_websocket(site, tls.client(), port)
 
 
 async def test_who_is_not_trusted_is_the_client(start: Start, tls: Tls) -> None:
     async with serving(Site().app) as server:
         with start(f"{HERE}:{server.port}") as port:
-            async with http(tls.client, port) as client:
+            async with http(tls.client(), port) as client:
                 told = await seen(client)
             assert (told["client"][0], told["scheme"]) == (HERE, "http")
 
@@ -80,20 +80,20 @@ async def test_over_a_unix_socket(start: Start, tls: Tls, tmp_path: pathlib.Path
     path = tmp_path / "portico.sock"
     async with portico.serve(site.app, uds=path, uds_mode=0o666, trusted_proxies="unix"):
         with start(f"unix:{path}") as port:
-            await check_http_and_websocket(site, tls.client, port)
-            await check_bodies(tls.client, port)
+            await check_http_and_websocket(site, tls.client(), port)
+            await check_bodies(tls.client(), port)
 
 
 async def test_big_bodies(start: Start, tls: Tls) -> None:
     async with serving(Site().app, trusted_proxies=[HERE]) as server:
         with start(f"{HERE}:{server.port}") as port:
-            await check_bodies(tls.client, port)
+            await check_bodies(tls.client(), port)
 
 
 async def test_connections_are_kept(start: Start, tls: Tls) -> None:
     async with serving(Site().app, trusted_proxies=[HERE]) as server:
         with start(f"{HERE}:{server.port}") as port:
-            await check_kept_connections(server, tls.client, port)
+            await check_kept_connections(server, tls.client(), port)
 
 
 async def test_a_server_that_stops_under_load_costs_no_request(start: Start, tls: Tls) -> None:
@@ -109,7 +109,7 @@ async def test_a_server_that_stops_under_load_costs_no_request(start: Start, tls
     async with serving(two.app, trusted_proxies=[HERE]) as second, serving(one.app, trusted_proxies=[HERE]) as first:
         with start(f"{HERE}:{first.port}", f"{HERE}:{second.port}") as port:
             async with contextlib.AsyncExitStack() as stack:
-                clients = [await stack.enter_async_context(http(tls.client, port)) for _ in range(8)]
+                clients = [await stack.enter_async_context(http(tls.client(), port)) for _ in range(8)]
                 slow = asyncio.ensure_future(clients[0].get("/slow"))
                 async with asyncio.timeout(GUARD_S):  # whichever server got it
                     waits = [asyncio.ensure_future(site.waiting.acquire()) for site in (one, two)]
@@ -148,6 +148,6 @@ async def test_a_proxy_in_front_of_another(start: Start, tls: Tls, tmp_path: pat
             }}"""
         (tmp_path / "inner").mkdir()
         with nginx(tmp_path / "inner", "http", block, inner), start(f"{HERE}:{inner}") as port:
-            async with http(tls.client, port) as client:
+            async with http(tls.client(), port) as client:
                 told = await seen(client, headers={"X-Forwarded-For": "198.51.100.66"})
             assert (told["client"][0], told["scheme"]) == (CLIENT, "https")

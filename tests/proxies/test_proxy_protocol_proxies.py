@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from tests.certificates import Tls
 from tests.proxies.clients import CLIENT, FORGED, Site, check_bodies, http, seen, ws
-from tests.proxies.conftest import Tls
 from tests.proxies.running import documented, free_port, haproxy, nginx, put
 from tests.support import serving, until
 
@@ -75,7 +75,7 @@ async def test_tls_passed_on(proxy: str, unix: bool, tls: Tls, tmp_path: pathlib
     ) as server:
         address = (f"unix@{path}" if proxy == "haproxy" else place) if unix else f"{HERE}:{server.port}"
         with before(proxy, tmp_path, address) as port:
-            await check(site, tls.client, port)
+            await check(site, tls.client(), port)
 
 
 @pytest.mark.parametrize("send", SENDS)
@@ -84,7 +84,7 @@ async def test_every_form_that_haproxy_knows(send: str, tls: Tls, tmp_path: path
     certificates = portico.Certificates(tls.cert, tls.key)
     async with serving(site.app, ssl=certificates, proxy_protocol=True, trusted_proxies=HERE) as server:
         with before("haproxy", tmp_path, f"{HERE}:{server.port}", ("send-proxy-v2", SENDS[send])) as port:
-            await check(site, tls.client, port)
+            await check(site, tls.client(), port)
 
 
 async def test_a_proxy_that_ends_tls_tells_the_scheme(tls: Tls, tmp_path: pathlib.Path) -> None:
@@ -98,7 +98,7 @@ async def test_a_proxy_that_ends_tls_tells_the_scheme(tls: Tls, tmp_path: pathli
             ("send-proxy-v2", "send-proxy-v2-ssl"),
         )
         with haproxy(tmp_path, text, port):
-            await check(site, tls.client, port)
+            await check(site, tls.client(), port)
 
 
 async def test_health_checks_disturb_nobody(tls: Tls, tmp_path: pathlib.Path) -> None:

@@ -13,21 +13,12 @@ import sys
 from typing import Any
 
 import pytest
+from tests.certificates import self_signed
 from tests.support import GUARD_S, TEXT, Logged, Peer, frame, get, pages, respond, serving, until
 
 import portico
 
 SOON_S = 0.02
-
-
-def make(where: pathlib.Path, name: str, *names: str, options: str = "") -> tuple[pathlib.Path, pathlib.Path]:
-    """A certificate for `names`, signed by itself, and its key; in files that are called `name`."""
-    cert, key = where / f"{name}.pem", where / f"{name}.key"
-    kind = "-newkey ec -pkeyopt ec_paramgen_curve:P-256"
-    alt = ("-addext subjectAltName=" + ",".join(f"DNS:{each}" for each in names)) if names else ""
-    command = f"openssl req -x509 {kind} {options or '-nodes'} -subj /CN={name} {alt} -keyout {key} -out {cert}"
-    subprocess.run(command.split(), check=True, capture_output=True)
-    return cert, key
 
 
 async def echo(ws: portico.WebSocket) -> None:
@@ -89,14 +80,14 @@ class TestNames:
         ],
     )
     async def test_the_certificate_for_a_name(self, tmp_path: pathlib.Path, asked: str | None, got: str) -> None:
-        certificates = portico.Certificates(*make(tmp_path, "first", "localhost"))
-        certificates.add(*make(tmp_path, "one", "one.example", "also-one.example"))
-        certificates.add(*make(tmp_path, "two", "*.two.example", "one.example"))
+        certificates = portico.Certificates(*self_signed(tmp_path, "first", "localhost"))
+        certificates.add(*self_signed(tmp_path, "one", "one.example", "also-one.example"))
+        certificates.add(*self_signed(tmp_path, "two", "*.two.example", "one.example"))
         async with serving(site(), ssl=certificates) as server:
             assert await shown(server.port, asked) == got
 
     async def test_every_name_verifies(self, tmp_path: pathlib.Path) -> None:
-        first, second = make(tmp_path, "first", "localhost"), make(tmp_path, "second", "second.example")
+        first, second = self_signed(tmp_path, "first", "localhost"), self_signed(tmp_path, "second", "second.example")
         certificates = portico.Certificates(*first)
         certificates.add(*second)
         tls = trusting(first[0], second[0])
@@ -108,14 +99,14 @@ class TestNames:
                     assert (await peer.answer()).text == "https"
 
     async def test_a_file_with_the_chain_and_the_key(self, tmp_path: pathlib.Path) -> None:
-        cert, key = make(tmp_path, "first", "localhost")
+        cert, key = self_signed(tmp_path, "first", "localhost")
         both = tmp_path / "both.pem"
         both.write_text(key.read_text() + cert.read_text())
         async with serving(site(), ssl=portico.Certificates(both)) as server:
             assert await shown(server.port) == "first"
 
     async def test_an_encrypted_key(self, tmp_path: pathlib.Path) -> None:
-        pair = make(tmp_path, "first", "localhost", options="-passout pass:secret")
+        pair = self_signed(tmp_path, "first", "localhost", options="-passout pass:secret")
         with pytest.raises(portico.LocalError, match="the private key is encrypted: expected password="):
             portico.Certificates(*pair)  # and nobody is asked on the terminal
         with pytest.raises(portico.LocalError, match="expected a certificate and its key"):
@@ -125,9 +116,9 @@ class TestNames:
                 assert await shown(server.port) == "first"
 
     def test_files_that_can_t_be_used(self, tmp_path: pathlib.Path) -> None:
-        cert, key = make(tmp_path, "first", "localhost")
-        _, other = make(tmp_path, "other", "other.example")
-        nameless = make(tmp_path, "nameless")
+        cert, key = self_signed(tmp_path, "first", "localhost")
+        _, other = self_signed(tmp_path, "other", "other.example")
+        nameless = self_signed(tmp_path, "nameless")
         (tmp_path / "empty").write_text("")
         for pair, said in (
             ((tmp_path / "none", key), "none.*No such file"),
@@ -152,7 +143,7 @@ class TestNames:
 class TestTerms:
     @pytest.fixture
     def pair(self, tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-        return make(tmp_path, "first", "localhost")
+        return self_signed(tmp_path, "first", "localhost")
 
     async def test_alpn(self, pair: Any) -> None:
         """RFC 7301: HTTP/1.1 of those that a client offers, also for a name of its own."""
@@ -173,7 +164,7 @@ class TestTerms:
                 await shown(server.port, maximum_version=ssl.TLSVersion.TLSv1_2)
 
     async def test_clients_that_have_to_show_a_certificate(self, pair: Any, tmp_path: pathlib.Path) -> None:
-        known, unknown = make(tmp_path, "known", "known"), make(tmp_path, "unknown", "unknown")
+        known, unknown = self_signed(tmp_path, "known", "known"), self_signed(tmp_path, "unknown", "unknown")
         certificates = portico.Certificates(*pair, client_ca=known[0])
 
         async def ask(server: portico.Server, tls: ssl.SSLContext) -> str:
@@ -195,7 +186,7 @@ class TestTerms:
 
 class TestReload:
     async def test_new_connections_get_the_new_one_and_old_ones_live_on(self, tmp_path: pathlib.Path) -> None:
-        old = make(tmp_path, "old", "localhost")
+        old = self_signed(tmp_path, "old", "localhost")
         tls = trusting(old[0])
         certificates = portico.Certificates(*old, check_s=None)
         async with (
@@ -204,7 +195,7 @@ class TestReload:
             await Peer.connect(server, tls=tls) as http,
         ):
             await ws.open("/ws")
-            new = make(tmp_path, "new", "localhost")
+            new = self_signed(tmp_path, "new", "localhost")
             for before, after in zip(old, new, strict=True):
                 os.replace(after, before)
             assert await shown(server.port) == "old"
@@ -217,7 +208,7 @@ class TestReload:
                 assert (await http.answer()).text == "https"
 
     async def test_a_handshake_under_way_ends_with_the_old_one(self, tmp_path: pathlib.Path) -> None:
-        pair = make(tmp_path, "old", "localhost")
+        pair = self_signed(tmp_path, "old", "localhost")
         tls = trusting(pair[0])
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = tls.wrap_bio(incoming, outgoing, server_hostname="localhost")
@@ -230,7 +221,7 @@ class TestReload:
             hello = outgoing.read()
             peer.send(hello[:50])
             await until(lambda: server.connection_count == 1)
-            for before, after in zip(pair, make(tmp_path, "new", "localhost"), strict=True):
+            for before, after in zip(pair, self_signed(tmp_path, "new", "localhost"), strict=True):
                 os.replace(after, before)
             assert server.reload_certificates()
             peer.send(hello[50:])
@@ -244,10 +235,10 @@ class TestReload:
                     pass
 
     async def test_a_file_that_changes_is_found(self, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
-        pair = make(tmp_path, "old", "localhost")
+        pair = self_signed(tmp_path, "old", "localhost")
         async with serving(site(), ssl=portico.Certificates(*pair, check_s=SOON_S)) as server:
             with caplog.at_level(logging.INFO, "portico.net"):
-                for before, after in zip(pair, make(tmp_path, "new", "localhost"), strict=True):
+                for before, after in zip(pair, self_signed(tmp_path, "new", "localhost"), strict=True):
                     os.replace(after, before)
                 await until(lambda: "certificates reloaded" in caplog.messages)
             assert await shown(server.port) == "new"
@@ -258,7 +249,7 @@ class TestReload:
         """As certbot and Kubernetes do it: only a link, or one above it, is changed."""
         for version in ("old", "new"):
             (tmp_path / version).mkdir()
-            for made, name in zip(make(tmp_path / version, version, "localhost"), ("cert", "key"), strict=True):
+            for made, name in zip(self_signed(tmp_path / version, version, "localhost"), ("cert", "key"), strict=True):
                 made.rename(tmp_path / version / name)
         live, next_one = tmp_path / "live", tmp_path / "next"
         live.symlink_to("old")
@@ -274,14 +265,14 @@ class TestReload:
     async def test_a_bad_file_keeps_the_old_one_and_is_told_once(
         self, tmp_path: pathlib.Path, logged: Logged, broken: str
     ) -> None:
-        cert, key = make(tmp_path, "old", "localhost")
+        cert, key = self_signed(tmp_path, "old", "localhost")
         good = cert.read_bytes(), key.read_bytes()
         certificates = portico.Certificates(cert, key, check_s=SOON_S)
         async with serving(site(), ssl=certificates) as server:
             if broken == "bad PEM":
                 cert.write_bytes(good[0].replace(b"\nM", b"\n?", 1))
             elif broken == "another's key":
-                key.write_bytes(make(tmp_path, "other", "localhost")[1].read_bytes())
+                key.write_bytes(self_signed(tmp_path, "other", "localhost")[1].read_bytes())
             elif broken == "no key":
                 key.unlink()
             else:
@@ -302,8 +293,8 @@ class TestReload:
 
     def test_half_of_a_pair_is_waited_for(self, tmp_path: pathlib.Path, logged: Logged) -> None:
         """Two files can't be replaced at once: what changed between two looks is looked at again."""
-        cert, key = make(tmp_path, "old", "localhost")
-        new_cert, new_key = make(tmp_path, "new", "localhost")
+        cert, key = self_signed(tmp_path, "old", "localhost")
+        new_cert, new_key = self_signed(tmp_path, "new", "localhost")
         certificates = portico.Certificates(cert, key)
         before = certificates.context
         new_cert.replace(cert)
@@ -316,11 +307,11 @@ class TestReload:
         assert not certificates.check()
 
     async def test_all_of_them_or_none(self, tmp_path: pathlib.Path, logged: Logged) -> None:
-        first, second = make(tmp_path, "first", "localhost"), make(tmp_path, "second", "second.example")
+        first, second = self_signed(tmp_path, "first", "localhost"), self_signed(tmp_path, "second", "second.example")
         certificates = portico.Certificates(*first, check_s=None)
         certificates.add(*second)
         async with serving(site(), ssl=certificates) as server:
-            for before, after in zip(first, make(tmp_path, "new", "localhost"), strict=True):
+            for before, after in zip(first, self_signed(tmp_path, "new", "localhost"), strict=True):
                 os.replace(after, before)
             second[0].write_text("broken")
             assert not server.reload_certificates()
@@ -329,7 +320,7 @@ class TestReload:
             assert await shown(server.port, "second.example") == "second"
 
     async def test_the_end_of_the_server_ends_the_looking(self, tmp_path: pathlib.Path) -> None:
-        certificates = portico.Certificates(*make(tmp_path, "old", "localhost"))
+        certificates = portico.Certificates(*self_signed(tmp_path, "old", "localhost"))
         async with serving(site(), ssl=certificates) as server:
             watch = server._watch
             assert watch is not None
@@ -360,7 +351,7 @@ asyncio.run(main())
 
 async def test_sighup_reloads_without_dropping_a_connection(tmp_path: pathlib.Path) -> None:
     """In a process of its own, with a good pair and then with a bad one."""
-    pair = make(tmp_path, "old", "localhost")
+    pair = self_signed(tmp_path, "old", "localhost")
     tls = trusting(pair[0])
     arguments = ["-u", "-c", CHILD, *map(str, pair)]
     pipe = asyncio.subprocess.PIPE
@@ -372,7 +363,7 @@ async def test_sighup_reloads_without_dropping_a_connection(tmp_path: pathlib.Pa
             port = int(await process.stdout.readline())
             async with await Peer.connect(port, tls=tls) as ws:
                 await ws.open()
-                for before, after in zip(pair, make(tmp_path, "new", "localhost"), strict=True):
+                for before, after in zip(pair, self_signed(tmp_path, "new", "localhost"), strict=True):
                     os.replace(after, before)
                 process.send_signal(signal.SIGHUP)
                 while await shown(port) != "new":

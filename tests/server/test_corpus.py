@@ -107,13 +107,13 @@ async def failing(cases: list[Case], path: str) -> dict[str, str]:
 
 @by_group
 async def test_as_plain_requests(group: str) -> None:
-    cases = [case for case in CASES if case.group == group and not case.open]
+    cases = [case for case in CASES if case.group == group]
     assert await failing(cases, "plain") == {}
 
 
 @by_group
 async def test_in_requests_to_switch_to_websocket(group: str) -> None:
-    cases = [case for case in CASES if case.group == group and not case.open and case.switching is not None]
+    cases = [case for case in CASES if case.group == group and case.switching is not None]
     assert await failing(cases, "websocket") == {}
 
 

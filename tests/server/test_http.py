@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from tests.support import Logged, Peer, Waiting, get, pages, respond, serving, turns, until
+from tests.support import Logged, Peer, Waiting, get, pages, paused, respond, serving, until
 
 import portico
 
@@ -139,12 +139,7 @@ class TestPipelining:
         async with serving(app, limits=limits) as server, await Peer.connect(server) as peer:
             peer.send(requests)
             await wait.reached()
-            [connection] = server.connections
-            before = -1
-            while connection.bytes_in != before:
-                before = connection.bytes_in
-                await turns()
-            assert connection.bytes_in < len(requests) // 2
+            assert (await paused(server)).bytes_in < len(requests) // 2
             wait.go.set()
             for number in range(count):
                 assert (await peer.answer()).body == b"/%06d" % number
@@ -287,6 +282,7 @@ class TestApplications:
             await wait.reached()
             peer.reset()
             await until(lambda: len(ends) == 2)
+        assert ends == [{"type": "http.disconnect"}] * 2
 
     async def test_one_that_learns_of_it_and_raises_is_no_error(self) -> None:
         """A peer that left is no ERROR, whatever a framework makes of `http.disconnect`."""

@@ -147,8 +147,7 @@ class TestWhole:
             assert (answer.body, answer.header("content-length")) == (CONTENT, str(len(CONTENT)))
             assert await peer.to_end() == b""
 
-    async def test_over_tls(self, file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-        server_tls, client_tls = await tls(tmp_path)
+    async def test_over_tls(self, file: pathlib.Path, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
         with file.open("rb", buffering=0) as f:
             part = {"type": ZERO_COPY, "file": f, "offset": 7, "count": 300_000, "more_body": True}
             sending = Sending(part, path_message(file))
@@ -159,18 +158,6 @@ class TestWhole:
                 for _ in range(2):
                     peer.send(get())
                     assert (await peer.answer()).body == CONTENT[7:300_007] + CONTENT
-
-
-async def tls(where: pathlib.Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's and a client's context, of a certificate signed by itself."""
-    key, certificate = where / "key.pem", where / "certificate.pem"
-    words = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {key} -out {certificate}"
-    names = "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    running = await asyncio.create_subprocess_exec("openssl", *f"{words} {names}".split(), stderr=-3)
-    assert await running.wait() == 0
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context, ssl.create_default_context(cafile=str(certificate))
 
 
 def error_of(logged: Logged) -> BaseException:

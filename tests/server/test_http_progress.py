@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 from tests.held import small_listener
-from tests.server.test_http_files import tls
-from tests.support import GUARD_S, Peer, Waiting, get, pages, respond, until
+from tests.support import GUARD_S, Asgi, Peer, Waiting, get, pages, respond, until
 
 import portico
 
@@ -25,9 +24,9 @@ LENIENT = portico.Limits(min_progress_bytes=1000, progress_window_s=0.5)  # for 
 KINDS = pytest.mark.parametrize("over", ["tcp", "tls"])
 
 
-@pytest.fixture(scope="module")
-def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    return asyncio.run(tls(tmp_path_factory.mktemp("tls")))
+@pytest.fixture
+def contexts(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    return server_tls, client_tls
 
 
 class Port:
@@ -84,6 +83,16 @@ async def trickle(peer: Peer, piece: bytes, every_s: float) -> AsyncIterator[Non
         yield
     finally:
         task.cancel()
+
+
+def late(waiting: Waiting, app: Asgi) -> Asgi:
+    """`app`, which begins when it is let go on."""
+
+    async def begin(scope: Any, receive: Any, send: Any) -> None:
+        await waiting.stay()
+        await app(scope, receive, send)
+
+    return begin
 
 
 def post(size: int, **headers: str) -> bytes:
@@ -187,11 +196,7 @@ class TestBodies:
         """While reading was paused, nothing could come: a new stretch of time begins after it."""
         waiting, app = Waiting(), Reading()
 
-        async def late(scope: Any, receive: Any, send: Any) -> None:
-            await waiting.stay()
-            await app(scope, receive, send)
-
-        async with port(late, contexts, limits=LENIENT) as at, await at.peer() as peer:
+        async with port(late(waiting, app), contexts, limits=LENIENT) as at, await at.peer() as peer:
             peer.send(post(200_000) + bytes(199_000))
             await until(at.paused)
             await asyncio.sleep(0.95)  # the second window is over soon
@@ -205,11 +210,7 @@ class TestBodies:
         """RFC 9110 §10.1.1: it is the application that has not asked yet. From then on the client has to send."""
         waiting, app = Waiting(), Reading()
 
-        async def late(scope: Any, receive: Any, send: Any) -> None:
-            await waiting.stay()
-            await app(scope, receive, send)
-
-        async with port(late, contexts) as at, await at.peer() as peer:
+        async with port(late(waiting, app), contexts) as at, await at.peer() as peer:
             peer.send(post(5, Expect="100-continue"))
             await waiting.reached()
             await windows()

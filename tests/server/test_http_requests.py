@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 import pytest
-from tests.support import Logged, Peer, Waiting, get, pages, respond, serving, turns, until
+from tests.support import Logged, Peer, Waiting, get, pages, paused, respond, serving, turns, until
 
 import portico
 
@@ -74,12 +74,7 @@ class TestBodies:
         async with serving(app) as server, await Peer.connect(server) as peer:
             peer.send(request)
             await wait.reached()
-            [connection] = server.connections
-            before = -1
-            while connection.bytes_in != before:
-                before = connection.bytes_in
-                await turns()
-            assert connection.bytes_in < 65536 + 2 * 256 * 1024
+            assert (await paused(server)).bytes_in < 65536 + 2 * 256 * 1024
             wait.go.set()
             assert (await peer.answer()).body == b"%d" % size
 
@@ -188,7 +183,6 @@ class TestLimits:
         """`Limits.head_timeout_s`, from the first byte on; further bytes don't renew it."""
         limits = portico.Limits(head_timeout_s=0.3)
         async with serving(measure, limits=limits) as server, await Peer.connect(server) as peer:
-            began = asyncio.get_running_loop().time()
             peer.send(b"GET / HTTP/1.1\r\n")
 
             async def dribble() -> None:
@@ -200,7 +194,6 @@ class TestLimits:
             answer = await peer.head()
             dribbling.cancel()
             assert answer.status == 408
-            assert asyncio.get_running_loop().time() - began < 1
 
     async def test_the_next_head_has_a_deadline_of_its_own(self) -> None:
         limits = portico.Limits(head_timeout_s=0.3)

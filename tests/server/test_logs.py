@@ -154,7 +154,7 @@ class TestHandler:
         logger.error("two %s", "words")
         assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["one", "two words"]
 
-    def test_where_nobody_reads_any_more_nothing_is_raised(self) -> None:
+    def test_where_nobody_reads_any_more_nothing_is_raised(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A log is no reason to end, or to fill another one."""
         reader, writer = os.pipe()
         os.close(reader)
@@ -164,3 +164,4 @@ class TestHandler:
             handler.handle(record("lost: a broken pipe"))
             stream.detach()
             handler.handle(record("lost: there is no file any more"))
+        assert capsys.readouterr() == ("", "")

@@ -8,7 +8,6 @@ import logging
 import pathlib
 import ssl
 import struct
-import subprocess
 from typing import Any
 
 import pytest
@@ -43,18 +42,6 @@ def site() -> portico.App:
     app.websocket("/ws", echo)
     app.mount("/", page)
     return app
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's and a client's context."""
-    where = tmp_path_factory.mktemp("tls")
-    kind = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
-    command = f"openssl req -x509 {kind} -addext subjectAltName=DNS:localhost -keyout {where}/key -out {where}/cert"
-    subprocess.run(command.split(), check=True, capture_output=True)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(where / "cert", where / "key")
-    return server, ssl.create_default_context(cafile=str(where / "cert"))
 
 
 @pytest.mark.parametrize(
@@ -122,11 +109,13 @@ async def test_torn_at_every_byte(header: bytes) -> None:
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
 @pytest.mark.parametrize("together", [True, False])
-async def test_before_tls(tls: tuple[ssl.SSLContext, ssl.SSLContext], header: bytes, together: bool) -> None:
+async def test_before_tls(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, header: bytes, together: bool
+) -> None:
     """Not a byte of the ClientHello is taken with the header, although both may come in one piece."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = tls[1].wrap_bio(incoming, outgoing, server_hostname="localhost")
-    async with serving(site(), ssl=tls[0], **OPTIONS) as server, await Peer.connect(server) as peer:
+    client = client_tls.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    async with serving(site(), ssl=server_tls, **OPTIONS) as server, await Peer.connect(server) as peer:
 
         async def step(act: Any) -> Any:
             while True:

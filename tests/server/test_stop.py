@@ -32,6 +32,8 @@ from tests.support import (
 
 import portico
 
+PATIENT = portico.Limits(stop_timeout_s=2 * GUARD_S)  # whoever needs all of that is late
+
 
 async def echo(ws: portico.WebSocket) -> None:
     async for message in ws:
@@ -69,7 +71,7 @@ class TestClose:
             ends.append(ws.closed)
 
         async with contextlib.AsyncExitStack() as stack:
-            server = await stack.enter_async_context(serving(handler))
+            server = await stack.enter_async_context(serving(handler, limits=PATIENT))
             peers = [await stack.enter_async_context(await Peer.connect(server)) for _ in range(5)]
             for peer in peers:
                 await peer.open()
@@ -78,7 +80,7 @@ class TestClose:
                 await peer.closed_with(1001)
                 peer.send(close_frame(1001))
                 assert await peer.to_end() == b""
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(GUARD_S):
                 await stopping
         assert [(close.code, close.by, close.clean) for close in ends if close] == [(1001, "us", True)] * 5
 
@@ -110,7 +112,7 @@ class TestClose:
     async def test_idle_connections_end_at_once(self) -> None:
         """Those that never asked, those between two requests, those within a head."""
         async with (
-            serving(pages(lambda scope, receive, send: respond(send))) as server,
+            serving(pages(lambda scope, receive, send: respond(send)), limits=PATIENT) as server,
             await Peer.connect(server) as silent,
             await Peer.connect(server) as between,
             await Peer.connect(server) as within,
@@ -119,7 +121,7 @@ class TestClose:
             await between.answer()
             within.send(get()[:10])
             await until(lambda: sum(connection.bytes_in > 0 for connection in server.connections) == 2)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(GUARD_S):
                 await server.close()
             for peer in (silent, between, within):
                 assert await peer.to_end() == b""
@@ -146,7 +148,7 @@ class TestClose:
             await until(lambda: len(others()) >= 2)
             began = time.monotonic()
             await server.close()
-            assert 0.25 < time.monotonic() - began < 2
+            assert 0.25 < time.monotonic() - began < GUARD_S
             assert server.connections == []
             await socket.closed_with(1001)
             await socket.to_end()
@@ -169,7 +171,7 @@ class TestClose:
         async with serving(handler, limits=limits) as server, await Peer.connect(server) as peer:
             await peer.open()
             await wait.reached()
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(9):
                 await server.close()
         assert len(cancelled) == 1
         assert others() == set()
@@ -189,7 +191,7 @@ class TestClose:
             await wait.reached()
             began = time.monotonic()
             await server.close()
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < 9
         assert "stubborn" in logged.take("ignores its cancellation").getMessage()
         wait.go.set()
         await until(lambda: others() == set())
@@ -202,7 +204,7 @@ class TestClose:
             peer.send(close_frame(1001))
             await both
             await server.close()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(GUARD_S):
                 await server.serve_forever()  # over already
 
     async def test_it_ends_serve_forever(self) -> None:
@@ -353,7 +355,7 @@ class TestRun:
             os.kill(running.pid, signal.SIGTERM)
             async with asyncio.timeout(GUARD_S):
                 await running.wait()
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 4.5
             assert running.returncode == 0
 
     async def test_a_handler_that_ignores_its_cancellation_does_not_hold_it(self, port: int) -> None:
@@ -371,6 +373,6 @@ class TestRun:
             os.kill(running.pid, signal.SIGTERM)
             await peer.closed_with(1001)  # it is stopping, and waits for our answer
             os.kill(running.pid, signal.SIGINT)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(GUARD_S):
                 await running.wait()
             assert running.returncode == 1

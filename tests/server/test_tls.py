@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pathlib
 import ssl
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 import websockets
-from tests.support import TEXT, Peer, close_frame, frame, get, pages, respond, serving, until
+from tests.support import GUARD_S, TEXT, Peer, close_frame, frame, get, pages, respond, serving, until
 
 import portico
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A certificate for localhost, signed by itself, with its key."""
-    where = tmp_path_factory.mktemp("tls")
-    files = f"-keyout {where}/key.pem -out {where}/certificate.pem"
-    key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    names = "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
-    subprocess.run(f"openssl req -x509 {key} {names} {files}".split(), check=True, capture_output=True)
-    return where
-
-
-@pytest.fixture(scope="module")
-def server_tls(certificate: pathlib.Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
-    return context
-
-
-@pytest.fixture(scope="module")
-def client_tls(certificate: pathlib.Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(certificate / "certificate.pem"))
 
 
 @pytest.fixture
@@ -159,7 +134,7 @@ async def test_a_handshake_that_never_ends_has_a_deadline(sent: bytes, server_tl
 
 
 async def test_the_head_has_a_deadline_of_its_own(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
-    limits = portico.Limits(head_timeout_s=0.3)
+    limits = portico.Limits(head_timeout_s=1.0)
     async with (
         serving(site(), ssl=server_tls, limits=limits) as server,
         await Peer.connect(server, tls=client_tls) as peer,
@@ -170,7 +145,7 @@ async def test_the_head_has_a_deadline_of_its_own(server_tls: ssl.SSLContext, cl
 
 async def test_the_stop_over_tls(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
     """1001 as without TLS; a connection within its TLS handshake just ends."""
-    limits = portico.Limits(stop_timeout_s=2)
+    limits = portico.Limits(stop_timeout_s=2 * GUARD_S)
     async with (
         serving(echo, ssl=server_tls, limits=limits) as server,
         await Peer.connect(server, tls=client_tls) as peer,
@@ -182,5 +157,5 @@ async def test_the_stop_over_tls(server_tls: ssl.SSLContext, client_tls: ssl.SSL
         await peer.closed_with(1001)
         peer.send(close_frame(1001))
         assert await silent.to_end() == b""
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(GUARD_S):
             await stopping

@@ -9,7 +9,7 @@ import time
 import zlib
 
 import pytest
-from tests.support import BINARY, PING, PONG, TEXT, Peer, Waiting, close_frame, frame, serving, turns, until
+from tests.support import BINARY, GUARD_S, PING, PONG, TEXT, Peer, Waiting, close_frame, frame, paused, serving, until
 
 import portico
 
@@ -68,13 +68,13 @@ class TestLimits:
                 peer.send(frame(PING))
                 assert (await peer.frame())[0] == PONG
             assert "0.2" in await peer.closed_with(1008)
-            assert 0.15 < time.monotonic() - began < 2
+            assert time.monotonic() - began > 0.15
 
     async def test_each_message_has_its_own_time(self) -> None:
-        limits = portico.Limits(assembly_timeout_s=0.3)
+        limits = portico.Limits(assembly_timeout_s=1.0)
         async with serving(echo, limits=limits) as server, await Peer.connect(server) as peer:
             await peer.open()
-            end = time.monotonic() + 0.6
+            end = time.monotonic() + 1.5
             while time.monotonic() < end:
                 peer.send(frame(0x01, b"a"))
                 await asyncio.sleep(0.01)
@@ -99,12 +99,7 @@ class TestUnread:
             await peer.open()
             await wait.reached()
             peer.send(frame(BINARY, bytes(50_000)) * 600)
-            [connection] = server.connections
-            before = -1
-            while connection.bytes_in != before:
-                before = connection.bytes_in
-                await turns()
-            assert connection.bytes_in < 1_000_000
+            assert (await paused(server)).bytes_in < 1_000_000
             wait.go.set()
             await until(lambda: len(got) == 600)
         assert got == [50_000] * 600
@@ -140,12 +135,7 @@ class TestUnread:
             await peer.open()
             await wait.reached()
             peer.send(frame(TEXT) * 200_000)
-            [connection] = server.connections
-            before = -1
-            while connection.bytes_in != before:
-                before = connection.bytes_in
-                await turns()
-            assert connection.bytes_in < 700_000
+            assert (await paused(server)).bytes_in < 700_000
             wait.go.set()
             await until(lambda: len(got) == 200_000)
 
@@ -190,7 +180,7 @@ class TestCancelling:
                     async with asyncio.timeout(0.01):
                         await ws.recv()
             got.append("waited")
-            got.append(await asyncio.wait_for(ws.recv(), 5))
+            got.append(await asyncio.wait_for(ws.recv(), GUARD_S))
 
         async with serving(handler) as server, await Peer.connect(server) as peer:
             await peer.open()
@@ -271,7 +261,7 @@ async def send(ws: portico.WebSocket, text: str) -> None:
 class TestKeepalive:
     """`Keepalive`: pings find dead peers; whoever shows any sign of life is not dead."""
 
-    FAST = portico.Keepalive(ping_interval_s=0.1, ping_timeout_s=0.3)
+    FAST = portico.Keepalive(ping_interval_s=0.1, ping_timeout_s=1.0)
 
     async def test_pings_come_and_answers_keep_it_alive(self) -> None:
         sockets = []
@@ -290,7 +280,7 @@ class TestKeepalive:
                 peer.send(frame(PONG, payload))
             assert len(set(payloads)) == 6
             await until(lambda: sockets[0].latency is not None)
-            assert 0 < sockets[0].latency < 1
+            assert 0 < sockets[0].latency < GUARD_S
 
     async def test_a_silent_peer_is_closed_with_1011(self) -> None:
         ends = []
@@ -306,7 +296,7 @@ class TestKeepalive:
             while first == PING:
                 first, payload = await peer.frame()
             assert payload[:2] == (1011).to_bytes(2, "big")
-            assert 0.3 < time.monotonic() - began < 2
+            assert time.monotonic() - began > self.FAST.ping_timeout_s
             assert await peer.to_end() == b""
             await until(lambda: ends)
         assert (ends[0].code, ends[0].by, ends[0].clean) == (1011, "us", False)

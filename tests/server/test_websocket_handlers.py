@@ -175,21 +175,23 @@ class TestCoroutines:
     @pytest.mark.parametrize("act", ["recv", "send", "ping"])
     async def test_connection_closed_may_leave_it(self, act: str) -> None:
         """A peer that left is no error: nothing is logged."""
-        ended = asyncio.Event()
+        ends: list[Close] = []
 
         async def handler(ws: portico.WebSocket) -> None:
             try:
                 while True:
                     await (ws.recv() if act == "recv" else ws.send("x") if act == "send" else ws.ping())
                     await asyncio.sleep(0)
-            finally:
-                ended.set()
+            except portico.ConnectionClosed as closed:
+                ends.append(closed.close)
+                raise
 
         async with serving(handler) as server, await Peer.connect(server) as peer:
             await peer.open()
             peer.reset()
-            await until(ended.is_set)
+            await until(lambda: ends)
             await until(lambda: server.connection_count == 0)
+        assert ends == [Close(1006, clean=False, by="network")]
 
     async def test_another_connections_end_is_its_failure(self, logged: Logged) -> None:
         """A ConnectionClosed of some other WebSocket, as in a proxy, is not this one's end."""

@@ -23,7 +23,7 @@ def test_a_day_takes_no_time() -> None:
 
     began = time.monotonic()
     assert run(main()) == START_S + 86_000
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 def test_timers_fire_in_their_order_and_at_their_time() -> None:
@@ -96,7 +96,9 @@ def test_a_cancelled_wait_for_an_executor_is_over() -> None:
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
         await asyncio.sleep(10)
+        assert asyncio.get_running_loop().time() == START_S + 10
         free.set()
 
     run(main())

@@ -43,14 +43,7 @@ def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise([0, *places, len(data)])]
 
 
-# A case that is not right yet is expected to fail, and strictly: whoever makes it right takes its `open` away.
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case.id, marks=[pytest.mark.xfail(reason=case.open)] if case.open else [])
-        for case in CASES
-    ],
-)
+@every_case
 def test_what_becomes_of_it(case: Case) -> None:
     parser = RequestParser(LIMITS)
     events = parser.feed(case.sent)

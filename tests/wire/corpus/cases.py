@@ -29,7 +29,6 @@ class Case:
     see: str
     says: str = ""
     why: str = ""
-    open: str = ""
     stage: str = "head"
     requests: int = 0
     closes: bool = False

@@ -1,0 +1,33 @@
+"""What tests of any part share."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+import pytest
+from tests.certificates import Tls
+from tests.support import Logged
+
+
+@pytest.fixture
+def logged() -> Iterator[Logged]:
+    """The warnings and errors that Portico and asyncio log; what a test doesn't take from here is a failure."""
+    with Logged.all_expected() as logged:
+        yield logged
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """A certificate for localhost and 127.0.0.1."""
+    return Tls.of_localhost(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def server_tls(tls: Tls) -> ssl.SSLContext:
+    return tls.server()
+
+
+@pytest.fixture
+def client_tls(tls: Tls) -> ssl.SSLContext:
+    return tls.client()
