@@ -45,8 +45,8 @@ async def test_what_a_handler_refuses_or_does_not_take_is_an_answer_to_that_clie
         await socket.send('421["one",1]', '422["one"]', '423["nobody"]', '42["one"]')
         await socket.expect(
             '431[{"error":"no","data":[1]}]',
-            '432[{"error":"expected 1 argument, and 0 came"}]',
-            '433[{"error":"there is no handler for this event"}]',
+            '432[{"error":"expected 1 argument, and 0 came","data":{"code":"arguments"}}]',
+            '433[{"error":"there is no handler for this event","data":{"code":"event"}}]',
         )
 
 
@@ -71,7 +71,9 @@ async def test_annotations_decode_and_check_what_comes() -> None:
         await socket.opened()
         await socket.connect()
         await socket.send('421["order",{"name":"a"},[{"price":1}]]', '422["order",{"name":1},[]]')
-        await socket.expect("431[]", '432[{"error":"argument 1: Expected `str`, got `int` - at `$.name`"}]')
+        data = '{"code":"argument","argument":1,"path":"$.name"}'
+        error = "argument 1: Expected `str`, got `int` - at `$.name`"
+        await socket.expect("431[]", f'432[{{"error":"{error}","data":{data}}}]')
         await socket.send('451-3["order",{"name":"a"},[],{"_placeholder":true,"num":0}]', b"x")
         await socket.expect("433[]")
         await socket.send('424["order",{"name":"a"},[],5]')
@@ -171,3 +173,23 @@ async def test_a_client_that_sends_more_than_is_taken_is_read_no_further_and_los
         for n in range(100):
             await socket.expect(f'43{n}["{"x" * 1000}"]')
         assert not raw.session._unread
+
+
+async def test_a_handler_whose_client_leaves_while_it_is_asked_is_no_error() -> None:
+    io = portico.Realtime()
+    ended = asyncio.Event()
+
+    @io.on("ask me", concurrent=True)
+    async def ask(client: Any) -> Any:
+        try:
+            return await client.call("question")
+        finally:
+            ended.set()
+
+    async with serving(io) as raw:
+        async with raw.socket() as socket:
+            await socket.opened()
+            await socket.connect()
+            await socket.send('421["ask me"]')
+            assert await socket.next() == '421["question"]'
+        await ended.wait()  # and `logged` has nothing

@@ -1,104 +1,71 @@
-"""The official client from npm: every feature, over polling with an upgrade, WebSocket alone, polling alone."""
+"""The official client from npm, unchanged: every feature, in Node and in Chromium, over each transport, in the oldest
+and the newest version that speaks the protocol. The page, its library and the realtime connection come over one port.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
+from tests.browser import launched
+from tests.realtime.official import expected, realtime
 from tests.support import GUARD_S
 
 import portico
-from portico.realtime import Recovery
 
 NODE = Path(__file__).parents[1] / "interop" / "node"
+LIBRARIES = ("socket.io-client", "socket.io-client-4.0", "socket.io-client-3")
+TRANSPORTS = ("default", "websocket", "polling")
+
+every_way = pytest.mark.parametrize("transports", TRANSPORTS)
+every_library = pytest.mark.parametrize("library", LIBRARIES)
 
 
-def realtime(**options: Any) -> portico.Realtime:
-    io = portico.Realtime(recovery=Recovery(), **options)
-    answers: list[int] = []
-
-    @io.on("connect")
-    async def connect(client: Any, auth: Any) -> None:
-        if auth.get("token") != "right":
-            raise portico.Refuse("wrong token", data={"need": ["token"]})
-        client.join("room")
-        if not client.recovered:
-            client.emit("hello", client.id)
-
-    @io.on("add")
-    def add(client: Any, a: int, b: int) -> int:
-        return a + b
-
-    @io.on("values")
-    async def values(client: Any, *args: Any) -> Any:
-        return (*args, client.id == "x")
-
-    @io.on("echo")
-    async def echo(client: Any, value: Any) -> Any:
-        return value
-
-    @io.on("fail")
-    async def fail(client: Any) -> None:
-        raise portico.Refuse("not you")
-
-    @io.on("count")
-    async def count(client: Any, n: int) -> int:
-        await asyncio.sleep(0)
-        answers.append(n)
-        return len(answers)
-
-    @io.on("ask", concurrent=True)
-    async def ask(client: Any, value: int) -> Any:
-        answer, binary = await client.call("question", value, timeout=5)
-        return [answer, len(binary)]
-
-    @io.on("never", concurrent=True)
-    async def never(client: Any) -> None:
-        await asyncio.sleep(1)
-
-    @io.on("ready")
-    async def ready(client: Any) -> None:
-        client.data["ready"] = True
-
-    @io.on("rooms")
-    async def rooms(client: Any) -> Any:
-        return [sorted(client.rooms), client.data]
-
-    @io.on("disconnect")
-    async def gone(client: Any, reason: str) -> None:
-        if client.data:
-            for n in range(5):
-                io.to("room").emit("missed", n)
-            io.to("elsewhere").emit("missed", "not ours")
-            io.except_(client).emit("missed", "nor this")
-            io.to(client.id).emit("last")
-
-    for namespace in (io.of("/admin"), io.matching(r"/room-\d+")):
-
-        @namespace.on("where")
-        async def where(client: Any) -> str:
-            return str(client.namespace.name)
-
-        @namespace.on("leave")
-        async def leave(client: Any) -> None:
-            client.disconnect()
-
-    return io
+def version(library: str) -> str:
+    file = NODE / "node_modules" / library / "package.json"
+    if not file.exists():
+        pytest.fail(f"the tests need npm's {library}: run make test, or npm ci in {NODE}")
+    return str(json.loads(file.read_text())["version"])
 
 
-@pytest.mark.parametrize("transports", ["polling,websocket", "websocket", "polling"])
-async def test_every_feature(transports: str) -> None:
+def ends_at(transports: str) -> str:
+    return "websocket" if transports == "default" else transports
+
+
+def served() -> Any:
+    app = portico.App()
+    app.mount("/socket.io", realtime())
+    app.static("/", NODE)
+    return portico.serve(app, "127.0.0.1", 0)
+
+
+def test_they_are_the_oldest_and_the_newest_of_the_protocol() -> None:
+    """Engine.IO 4 and Socket.IO 5 begin with 3.0 of the library."""
+    assert [version(library).rpartition(".")[0] for library in LIBRARIES] == ["4.8", "4.0", "3.1"]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@every_way
+@every_library
+async def test_every_feature_in_node(library: str, transports: str) -> None:
     node = shutil.which("node")
-    if node is None or not (NODE / "node_modules" / "socket.io-client").is_dir():
-        pytest.fail(f"the tests need Node.js and npm's socket.io-client: run make test, or npm ci in {NODE}")
-    async with asyncio.timeout(3 * GUARD_S), portico.serve(realtime(), "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.port}"
+    if node is None:
+        pytest.fail("the tests need Node.js: apt-get install nodejs npm")
+    async with asyncio.timeout(3 * GUARD_S), served() as server:
         process = await asyncio.create_subprocess_exec(
-            node, str(NODE / "official.mjs"), url, transports, stdout=asyncio.subprocess.PIPE
+            node,
+            str(NODE / "official.mjs"),
+            library,
+            f"http://127.0.0.1:{server.port}",
+            transports,
+            stdout=asyncio.subprocess.PIPE,
         )
         try:
             output, _ = await process.communicate()
@@ -106,23 +73,49 @@ async def test_every_feature(transports: str) -> None:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    assert json.loads(output) == {
-        "refused": ["wrong token", {"need": ["token"]}],
-        "nowhere": "Invalid namespace",
-        "hello": True,
-        "transport": transports.rpartition(",")[2],
-        "sum": 5,
-        "values": ["é", None, False],
-        "binary": [[1, 2], [], "€"],
-        "error": {"error": "not you"},
-        "ordered": list(range(1, 101)),
-        "asked": [42, 1],
-        "timeout": "operation has timed out",
-        "big": True,
-        "namespaces": ["/admin", "/room-7"],
-        "kinds": 3,
-        "left": "io server disconnect",
-        "recovered": [False, True, True],
-        "missed": [0, 1, 2, 3, 4],
-        "still": [["room"], {"ready": True}],
-    }
+    assert json.loads(output) == expected(version(library), ends_at(transports), page=False)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with launched() as browser:
+        yield browser
+
+
+PAGE_SCRIPT = """async ([transports, version, module]) => {
+    const io = module ? (await import(module)).io : window.io;
+    const { run } = await import("/features.mjs");
+    return await run(io, location.origin, transports, version);
+}"""
+
+
+async def in_a_page(browser: Browser, library: str, transports: str, bundle: str) -> tuple[Any, set[str]]:
+    """What the script saw in a page, and which hosts that page asked for anything."""
+    script = f"/node_modules/{library}/dist/{bundle}"
+    async with asyncio.timeout(3 * GUARD_S), served() as server, await browser.new_context() as context:
+        page = await context.new_page()
+        asked: set[str] = set()
+        page.on("request", lambda request: asked.add(request.url.split("/")[2]))
+        page.on("websocket", lambda ws: asked.add(ws.url.split("/")[2]))
+        await page.goto(f"http://127.0.0.1:{server.port}/page.html")
+        module = script if ".esm." in bundle else ""
+        if not module:
+            await page.add_script_tag(url=script)
+        saw = await page.evaluate(PAGE_SCRIPT, [transports, version(library), module])
+        return saw, asked - {f"127.0.0.1:{server.port}"}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@every_way
+@every_library
+async def test_every_feature_in_a_page_over_one_port(browser: Browser, library: str, transports: str) -> None:
+    saw, elsewhere = await in_a_page(browser, library, transports, "socket.io.min.js")
+    assert saw == expected(version(library), ends_at(transports), page=True)
+    assert not elsewhere
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_feature_in_a_page_with_the_library_as_a_module(browser: Browser) -> None:
+    saw, elsewhere = await in_a_page(browser, LIBRARIES[0], "default", "socket.io.esm.min.js")
+    assert saw == expected(version(LIBRARIES[0]), "websocket", page=True)
+    assert not elsewhere

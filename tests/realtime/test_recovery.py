@@ -260,3 +260,52 @@ async def test_without_recovery_nothing_is_added_to_events() -> None:
         assert set(await connect(socket)) == {"sid"}
         io.emit("n", 1)
         await socket.expect('42["n",1]')
+
+
+@pytest.mark.parametrize("epoch", ["ours", "another"])
+async def test_a_place_from_before_the_connection_counts_as_its_beginning(epoch: str) -> None:
+    """The official client goes on naming the last place that it knows when it has connected anew."""
+    io = realtime()
+    async with serving(io) as raw:
+        async with raw.socket() as socket:
+            await socket.opened()
+            await connect(socket)
+            io.emit("n", 1)
+            _, offset = place(await socket.next())
+            await socket.send("41")
+            await gone(raw)
+        io.emit("n", "before it was there")
+        async with raw.socket() as socket:
+            await socket.opened()
+            anew = await connect(socket)
+        await gone(raw)
+        io.emit("n", 2)
+        offset = offset if epoch == "ours" else "elsewhere:1"
+        async with raw.socket() as socket:
+            await socket.opened()
+            assert await connect(socket, pid=anew["pid"], offset=offset) == anew
+            assert await missed(socket, 1) == [2]
+
+
+@pytest.mark.parametrize("missed", [1, 3], ids=["recovered", "overflow"])
+async def test_a_client_that_came_back_is_let_go_of_when_it_leaves(missed: int) -> None:
+    """A namespace that a pattern stands for goes with its last client."""
+    io = realtime(recovery=Recovery(max_events=2))
+    io.matching(r"/game-\d")
+    async with serving(io) as raw:
+        async with raw.socket() as other:
+            await other.opened()
+            await other.connect("/game-1,")
+            game = io._namespaces["/game-1"]
+            async with raw.socket() as socket:
+                await socket.opened()
+                await socket.send("40/game-1,")
+                first = str(await socket.next())
+            await until(lambda: len(game.clients) == 1)
+            for n in range(missed):
+                game.emit("n", n)
+            async with raw.socket() as socket:
+                await socket.opened()
+                await socket.send("40/game-1," + json.dumps({"pid": json.loads(first.partition(",")[2])["pid"]}))
+                assert (await socket.next() == first) is (missed == 1)
+        await until(lambda: set(io._namespaces) == {"/"})

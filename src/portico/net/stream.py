@@ -426,14 +426,18 @@ class Stream(Source):
             self.buffered = len(self._out[0]) if self._out else 0
 
     def replace(self, entry: bytes, same: Any) -> bool:
-        """Put `entry` in the place of the last one not yet begun for which ``same`` holds; False: there is none."""
+        """Put `entry` in the place of the last one not yet begun for which ``same`` holds; False: there is none. An empty
+        one only takes that out."""
         out = self._out
         if out is None:
             return False
         for index in range(len(out) - 1, 0 if self._blocked else -1, -1):
             if same(out[index]):
                 self.buffered += len(entry) - len(out[index])
-                out[index] = entry
+                if entry:
+                    out[index] = entry
+                else:
+                    del out[index]
                 if self.buffered > self.high_water:
                     self._told = True
                 return True

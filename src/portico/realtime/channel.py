@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portico.errors import ProtocolError
+from portico.realtime import unidentified
 from portico.realtime.outgoing import Outgoing
+from portico.realtime.rates import too_many
 from portico.wire import socketio
-from portico.wire.socketio import ACK, CONNECT, CONNECT_ERROR, DISCONNECT, EVENT, Decoder, Packet
+from portico.wire.formats import JSON, MSGPACK, Decoder
+from portico.wire.socketio import ACK, CONNECT, CONNECT_ERROR, DISCONNECT, EVENT, Packet
 
 if TYPE_CHECKING:
     from portico.realtime.clients import Client
@@ -17,18 +20,18 @@ MAX_NAMESPACES = 100  # in one session
 
 
 class Channel:
-    """One session's packets in and out. ``clients``: by namespace. ``joined``: whether it has ever had one."""
+    """One session's packets in and out. ``clients``: by namespace."""
 
-    __slots__ = ("_decoder", "_left", "clients", "joined", "session")
+    __slots__ = ("_decoder", "_left", "clients", "session")
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.clients: dict[str, Client] = {}
-        self.joined = False
         self._left: set[str] | None = (
             None  # namespaces that had a client: what still comes for those is late, not wrong
         )
-        self._decoder: Decoder | None = None  # made for a packet that has attachments
+        # Of JSON made for a packet that has attachments.
+        self._decoder: Decoder | None = MSGPACK.decoder(0) if session.engine.io.packets.whole else None
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -38,9 +41,9 @@ class Channel:
         try:
             if decoder is None:
                 if not text.startswith(("5", "6")):
-                    self._handle(Decoder.whole(text), len(text))
+                    self._handle(socketio.Decoder.whole(text), len(text))
                     return
-                decoder = self._decoder = Decoder(self.session.engine.options.max_payload_bytes)
+                decoder = self._decoder = JSON.decoder(self.session.max_payload_bytes)
             packet = decoder.feed(text)
             if packet is not None:
                 self._handle(packet, len(text))
@@ -58,7 +61,8 @@ class Channel:
             size = decoder.held + len(data)
             packet = decoder.feed_binary(data)
             if packet is not None:
-                self._decoder = None
+                if not self.session.engine.io.packets.whole:
+                    self._decoder = None
                 self._handle(packet, size)
         except ProtocolError as error:
             self.session.fail(error)
@@ -68,7 +72,8 @@ class Channel:
         kind = packet.type
         if client is None:
             if kind == CONNECT:
-                self._connect(packet)
+                if unidentified.afford(self.session, size):
+                    self._connect(packet)
             elif not self._is_late(packet.namespace):
                 raise ProtocolError("a packet for a namespace that is not connected")
         elif kind == EVENT:
@@ -83,7 +88,13 @@ class Channel:
             raise ProtocolError("CONNECT_ERROR from a client")
 
     def _connect(self, packet: Packet) -> None:
-        io = self.session.engine.io
+        engine = self.session.engine
+        io = engine.io
+        wait = engine.waiting.attempt(self.session.request, engine.reactor)
+        if wait:
+            engine.counters.refused["rate"] += 1
+            self.refuse(packet.namespace, {"message": unidentified.TOO_OFTEN, "data": too_many(wait)})
+            return
         if len(self.clients) >= MAX_NAMESPACES:
             self.refuse(packet.namespace, {"message": f"a connection may have {MAX_NAMESPACES} namespaces"})
             return
@@ -91,7 +102,6 @@ class Channel:
         if namespace is None:
             self.refuse(packet.namespace, {"message": "Invalid namespace"})
             return
-        self.joined = True
         client = self.clients[packet.namespace] = namespace.arrive(self.session, packet.data or {})
         client._begin()
 
@@ -102,8 +112,8 @@ class Channel:
 
     def send(self, kind: int, namespace: str, data: object = None, id: int | None = None) -> bool:
         """Send a packet that is for this client alone. Raises LocalError for data that can't be sent."""
-        text, attachments = socketio.encode(kind, namespace, id, data)
-        return self.session.send(Outgoing(b"4" + text, attachments))
+        text, attachments = self.session.engine.io.packets.encode(kind, namespace, id, data)
+        return self.session.send(Outgoing(b"4" + text if text else b"", attachments))
 
     def refuse(self, namespace: str, data: dict[str, object]) -> None:
         """Answer a CONNECT with an error (Socket.IO v5, §Connection to a namespace)."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from portico.codes import Close
 from portico.errors import ConnectionClosed, LocalError, Refuse
 from portico.realtime.emissions import Audience, Emission, Selection, emit, names
+from portico.realtime.identity import Identified, Lifetime
 from portico.realtime.outgoing import Outgoing
-from portico.wire import socketio
+from portico.realtime.rates import Bucket, allowed
+from portico.realtime.unidentified import admitted, afford
 from portico.wire.socketio import ACK, CONNECT, DISCONNECT
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ EVENT_BYTES = 200  # what an unread event weighs besides its text
 Item = tuple[list[Any], int | None, int]  # an event and its arguments; the id of its acknowledgement; what it weighs
 
 
-class Client(Audience):
+class Client(Identified, Audience):
     """One client of a namespace. ``id`` is its name, and a room of its own.
 
     - ``data``: yours, a dict; where the connection's state is recovered, so is this.
@@ -44,11 +46,14 @@ class Client(Audience):
         "__weakref__",
         "_acks",
         "_auth",
+        "_buckets",
         "_early",
+        "_early_bytes",
         "_inbox",
         "_joining",
         "_last_call",
         "_left",
+        "_lifetime",
         "_pid",
         "_reason",
         "_rooms",
@@ -73,6 +78,7 @@ class Client(Audience):
         self._rooms: dict[str, int] | None = None  # and where in the history it joined them
         self._left: list[tuple[str, int, int]] | None = None  # rooms that it was in before
         self._early: list[Outgoing] | None = []  # what it gets when it is connected
+        self._early_bytes = 0
         self._inbox: deque[Item] = deque()
         self._acks: dict[int, asyncio.Future[list[Any]]] | None = None
         self._last_call = 0
@@ -80,6 +86,8 @@ class Client(Audience):
         self._pid = ""
         self._reason: str | None = None  # of its end, until the application is told
         self._since = ""  # where in the history it was when it connected
+        self._lifetime: Lifetime | None = None  # of its identity, where that is not simply its session's
+        self._buckets: dict[str | None, Bucket] | None = None  # of its rates
         self._working = False  # a task deals with what has come
 
     # -- facts ---------------------------------------------------------------------------------------------------------
@@ -100,14 +108,14 @@ class Client(Audience):
         return self.session.request
 
     @property
-    def user(self) -> Any:
-        """What ``authenticate`` returned for that request."""
-        return self.session.user
-
-    @property
     def transport(self) -> str:
         """``"polling"`` or ``"websocket"``, at this moment."""
         return self.session.transport
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much waits to be sent to it, in its whole session."""
+        return self.session.buffered
 
     def __repr__(self) -> str:
         return f"<Client {self.id} of {self.namespace.name}: {self.state}>"
@@ -178,8 +186,10 @@ class Client(Audience):
         early = self._early
         if early is None:
             return self.state is CONNECTED and self.session.send(out)
-        if len(early) >= 10_000:
-            self.session.close("transport error", discard=True)
+        self._early_bytes += out.size
+        if self._early_bytes + 1024 > self.session.engine.options.max_outbox_bytes and early:
+            self.session.overflow(out)
+            self.session.close("transport error", discard=True)  # whatever the policy: it was let in to nothing yet
             return False
         early.append(out)
         return True
@@ -213,8 +223,10 @@ class Client(Audience):
             if room not in self._rooms:
                 self._rooms[room] = self.namespace.offset()
                 receipt = self.namespace.add(room, self)
-                if receipt is not None and not receipt.done:
+                if receipt is not None and not receipt.done and self.state is CONNECTING:
                     self._joining = [*(self._joining or ()), receipt]
+                if self.state is CONNECTED and self.namespace.io.attendance is not None:
+                    self.namespace.io.attendance.joined(self, room)
 
     def _leave(self, rooms: list[str]) -> None:
         if self.state is GONE or self._rooms is None:
@@ -223,21 +235,31 @@ class Client(Audience):
             if room in self._rooms:
                 joined = self._rooms.pop(room)
                 self.namespace.discard(room, self)
+                if self.namespace.io.attendance is not None:
+                    self.namespace.io.attendance.left(self, room)
                 if self.namespace.io.recovery is not None:
                     self._left = [*(self._left or ())[-999:], (room, joined, self.namespace.offset())]
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
     def _receive(self, event: list[Any], id: int | None, size: int) -> None:
+        if self.namespace.io.limited and not allowed(self, event[0], id):
+            return
         handler = self.namespace.handler(event[0])
         if handler is not None and handler.concurrent and self.state is CONNECTED:
             self.session.hold(size + EVENT_BYTES)
             self.namespace.io.spawn(self._handle((event, id, size)))
             return
+        if not self._working and self.state is CONNECTED:
+            runners = self.namespace.io.runners
+            if runners is not None and runners.begin(self, event, id, size):
+                return
         self.session.hold(size + EVENT_BYTES)
         self._inbox.append((event, id, size))
         if not self._working:
             self._begin()
+        elif self.state is CONNECTING:
+            afford(self.session, size)
 
     def _begin(self) -> None:
         self._working = True
@@ -270,8 +292,7 @@ class Client(Audience):
         if id is None or self.state is not CONNECTED:
             return
         values = [] if result is None else list(result) if isinstance(result, tuple) else [result]
-        text, attachments = socketio.encode(ACK, self.namespace.name, id, values)
-        self.session.send(Outgoing(b"4" + text, attachments))
+        self.session.channel.send(ACK, self.namespace.name, values, id)
 
     def _acknowledged(self, id: int | None, values: list[Any]) -> None:
         future = None if self._acks is None or id is None else self._acks.pop(id, None)
@@ -319,6 +340,7 @@ class Client(Audience):
         self._auth = None
         early, self._early = self._early or [], None
         self.state = CONNECTED
+        admitted(self.session)
         self.namespace.established(self)
         data = {"sid": self.id}
         if self._pid:
@@ -330,6 +352,8 @@ class Client(Audience):
             early = [out for out in early if not out.offset or out.offset > restored.upto]
         for out in early:
             self.session.send(out)
+        if self.namespace.io.attendance is not None:
+            self.namespace.io.attendance.arrived(self)
 
     def disconnect(self, *, close: bool = False) -> None:
         """Disconnect it; with `close` its transport as well. From any thread."""
@@ -354,6 +378,8 @@ class Client(Audience):
         self.session.channel.drop(self)
         if was is CONNECTED or self.recovered:
             self.namespace.set_aside(self, reason)
+        if self.namespace.io.attendance is not None:
+            self.namespace.io.attendance.gone(self, reason)
         self._leave_all()
         close = Close(1001, reason, by="us" if reason.startswith("server") else "peer")
         acks, self._acks = self._acks, None
@@ -367,6 +393,8 @@ class Client(Audience):
 
     def _leave_all(self) -> None:
         self.state = GONE
+        if self._lifetime is not None:
+            self._lifetime.end()
         for room in self._rooms or ():
             self.namespace.discard(room, self)
         self.namespace.gone(self)

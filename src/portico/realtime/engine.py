@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from portico.accounting import Counters as ServerCounters
 from portico.errors import LocalError, Refuse
 from portico.net.reactor import Reactor
+from portico.realtime.following import Following
 from portico.realtime.polling import Polling
+from portico.realtime.polls import Polls
 from portico.realtime.refusals import Refused, wrong_version
 from portico.realtime.sessions import Session
+from portico.realtime.tickets import redeem_for_session
+from portico.realtime.unidentified import Unidentified, Waiting, restrict
 from portico.server.app import Native, Options, Origins, Route
 from portico.websocket import Endpoint, WebSocket
 from portico.wire import engineio
 
 if TYPE_CHECKING:
     from portico.codes import Close
+    from portico.realtime.rates import Rate
     from portico.realtime.realtime import Realtime
+    from portico.server.exchange import Exchange
     from portico.wire.request import Request
 
 OnSlow = Literal["close", "drop_oldest", "drop_newest"]
@@ -39,6 +45,7 @@ class EngineOptions:
     max_unread_bytes: int = 256 * 1024
     on_slow: OnSlow = "close"
     origins: Origins = None
+    unidentified: Unidentified = dataclasses.field(default_factory=Unidentified)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -48,17 +55,28 @@ class EngineOptions:
             kinds = (int, float) if name.endswith("_s") else (int,)
             if isinstance(value, bool) or not isinstance(value, kinds) or not 0.01 <= value <= 2**31:
                 raise LocalError(f"Realtime({name}={value!r}): expected a number above 0")
+        if not isinstance(self.unidentified, Unidentified):
+            raise LocalError(
+                f"Realtime(unidentified={self.unidentified!r}): expected a portico.realtime.Unidentified, or None"
+            )
         if self.on_slow not in ("close", "drop_oldest", "drop_newest"):
             raise LocalError(f"Realtime(on_slow={self.on_slow!r}): expected 'close', 'drop_oldest' or 'drop_newest'")
 
 
 class EngineCounters:
     """What has happened since the start: events that slow clients did not get (``dropped``) or got a newer one in place
-    of (``replaced``), requests and packets that were refused, by reason, and sessions that ended, by reason."""
+    of (``replaced``), requests and packets that were refused, by reason, and sessions that ended, by reason.
 
-    __slots__ = ("closed", "dropped", "refused", "replaced")
+    Of those who follow rooms without a session: ``streams`` that began, how often one fell ``behind`` and read on from
+    the history, and ``polls``.
+    """
+
+    __slots__ = ("behind", "closed", "dropped", "polls", "refused", "replaced", "streams")
 
     def __init__(self) -> None:
+        self.behind = 0
+        self.polls = 0
+        self.streams = 0
         self.dropped = 0
         self.replaced = 0
         self.refused: Counter[str] = Counter()
@@ -68,11 +86,12 @@ class EngineCounters:
 class Engine:
     """All sessions of one `Realtime` in this process."""
 
-    def __init__(self, io: Realtime, options: EngineOptions) -> None:
+    def __init__(self, io: Realtime, options: EngineOptions, connect_rate: Rate | None = None) -> None:
         self.io = io
         self.options = options
         self.counters = EngineCounters()
         self.sessions: dict[str, Session] = {}
+        self.waiting = Waiting(options.unidentified, connect_rate)  # those that are connected to no namespace
         self._reactor: Reactor | None = None
 
     @property
@@ -127,7 +146,9 @@ class Engine:
         """A new session."""
         if mounted.stopping:
             raise Refused(engineio.FORBIDDEN, "this server is stopping", status=503, headers=[("Retry-After", "5")])
+        self.waiting.check(request)
         session = Session(self, mounted, request, user)
+        self.waiting.enter(session)
         self.sessions[session.id] = session
         return session
 
@@ -162,13 +183,20 @@ class SessionSocket(Endpoint):
             ws.close(1001, "this server is stopping")
             return
         if session is None:
-            session = ws.state = self._mounted.engine.open(self._mounted, ws.request, admission.user)
+            try:
+                session = ws.state = self._mounted.engine.open(self._mounted, ws.request, admission.user)
+            except Refused as refused:  # while authenticate was asked, others came
+                self._mounted.engine.counters.refused[refused.why] += 1
+                ws.close(1013, "try again later")
+                return
             session.ws = ws
+            restrict(session, ws)
             ws.write(session.greeting([]).decode())
         elif session.closed is not None or session.ws is not None or session.probe is not None:
             ws.close(1008, "this session has ended, or has a WebSocket")  # while authenticate was asked
         else:
             ws.state = session
+            restrict(session, ws)
             session.begin_probe(ws)
 
     def on_message(self, ws: WebSocket, message: str | bytes) -> None:
@@ -215,6 +243,8 @@ class Mounted(Native):
         admitting = dataclasses.replace(self.options, authenticate=self._admit)
         self.route = Route(SessionSocket(self), admitting, counters)
         self._polling = Polling(self)
+        self._polls = Polls(self)
+        self.following = Following(self)
 
     def _admit(self, request: Request) -> Any:
         """Whether an upgrade request gets its 101, before it does; an `Admission`, or what will be one."""
@@ -222,15 +252,30 @@ class Mounted(Native):
             session = self.engine.check(request.query, upgrade=True)
             if session is None and self.stopping:
                 raise Refused(engineio.FORBIDDEN, "this server is stopping", status=503)
+            if session is None:
+                self.engine.waiting.check_attempt(request, self.engine.reactor)
         except Refused as refused:
             self.engine.counters.refused[refused.why] += 1
             raise refused.refuse() from None
         if session is not None:
             return Admission(session, session.user)
+        ticket = request.query.get("ticket")
+        if ticket is not None:
+            return self._by_ticket(ticket)
         if self.options.authenticate is None:
             return Admission(None)
         user = self.options.authenticate(request)
         return _later(user) if inspect.isawaitable(user) else Admission(None, user)
+
+    async def _by_ticket(self, ticket: str) -> Admission:
+        try:
+            return Admission(None, await redeem_for_session(self.io, ticket))
+        except Refused as refused:
+            raise refused.refuse() from None
+
+    def take(self, exchange: Exchange, root: str) -> bool:
+        """Answer a usual request of long-polling; False for others."""
+        return self._polls.take(exchange, root)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -258,6 +303,8 @@ class Mounted(Native):
         """The server stops, now."""
         self.stopping = True
         self.engine.stop(self)
+        self.io.streams.stop(self)
+        self.following.stop()
 
 
 async def _later(user: Any) -> Admission:

@@ -14,6 +14,8 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
       ``"answer"`` to ``reply``.
     - ``rooms``: whom it is for, all where empty; ``excepts``: whom it is not for. Both are rooms or ids of clients.
     - ``json``, ``attachments``: the event as it is sent.
+    - ``"kept"``: an event's copy in the history of a room that its members got by another channel. ``at``: when an
+      event that a room keeps was emitted, in seconds since 1970.
     """
 
     kind: str
@@ -30,6 +32,7 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     id: int = 0
     timeout_s: float = 0.0
     data: Any = None
+    at: float = 0.0
 
 
 class Left(msgspec.Struct, omit_defaults=True, gc=False):
@@ -43,3 +46,4 @@ class Left(msgspec.Struct, omit_defaults=True, gc=False):
     since: str
     rooms: list[tuple[str, int, int]] = []
     data: Any = None
+    expires_at: float = 0.0  # its identity; 0: never

@@ -15,24 +15,28 @@ from typing import Any, Final
 import msgspec
 
 from portico.errors import LocalError, Refuse
+from portico.realtime.rates import Rate, check_rate
 
 Function = Callable[..., Any]
 MANY: Final = 1 << 30
+NOT_VALID: Final = "not valid"
 
 
 class Handler:
-    """One function of the application. ``concurrent``: it does not wait for the events before it.
+    """One function of the application. ``concurrent``: it does not wait for the events before it; ``rate``: how often
+    one client may have it run.
 
     Annotations of its arguments, but for the first, which is the client, say what it takes.
     """
 
-    __slots__ = ("_checks", "concurrent", "function", "least", "most", "waits")
+    __slots__ = ("_checks", "concurrent", "function", "least", "most", "rate", "waits")
 
-    def __init__(self, function: Function, *, concurrent: bool = False) -> None:
+    def __init__(self, function: Function, *, concurrent: bool = False, rate: Rate | None = None) -> None:
         if not callable(function):
             raise LocalError(f"handler {function!r}: expected a function")
         self.function = function
         self.concurrent = concurrent
+        self.rate = check_rate(rate, "on")
         inner = function.func if isinstance(function, functools.partial) else function
         self.waits = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
             getattr(inner, "__call__", None)  # noqa: B004 # an object whose __call__ is a coroutine function will do
@@ -55,16 +59,18 @@ class Handler:
     def check(self, args: list[Any]) -> list[Any]:
         """An event's arguments as the handler is annotated to take them; raises Refuse where they don't fit."""
         if not self.fits(len(args) + 1):
-            raise Refuse(f"expected {self.expected()}, and {len(args)} came")
-        if not self._checks:
-            return args
+            raise Refuse(f"expected {self.expected()}, and {len(args)} came", data={"code": "arguments"})
+        return self.convert(args) if self._checks else args
+
+    def convert(self, args: list[Any]) -> list[Any]:
+        """As many of the arguments as there are, as the handler is annotated to take them; raises Refuse."""
         args = list(args)
         for index, convert in self._checks.items():
             if index < len(args):
                 try:
                     args[index] = convert(args[index])
-                except ValueError as error:  # msgspec's and pydantic's are
-                    raise Refuse(f"argument {index + 1}: {error}") from None
+                except ValueError as error:
+                    raise _misfit(index + 1, error) from None
         return args
 
     async def call(self, pool: Pool, *args: Any) -> Any:
@@ -153,4 +159,35 @@ def _converter(wanted: Any) -> Callable[[Any], Any]:
     if callable(validate):
         return typing.cast("Callable[[Any], Any]", validate)
     msgspec.json.Decoder(wanted)  # raises TypeError where msgspec doesn't know it
-    return functools.partial(msgspec.convert, type=wanted, builtin_types=(bytes,))
+    return functools.partial(msgspec.convert, type=wanted, builtin_types=(bytes,), dec_hook=_custom)
+
+
+def _custom(wanted: Any, value: Any) -> Any:
+    """A type that msgspec does not know, within one that it does: a pydantic model in a list."""
+    validate = getattr(wanted, "model_validate", None)
+    if callable(validate):
+        return validate(value)
+    raise NotImplementedError
+
+
+def _misfit(number: int, error: ValueError) -> Exception:
+    """What a client is told of an argument that does not fit: what was expected, and where; never the text of an
+    exception that the application's own validation raised. An error of another kind is given back."""
+    text, _, path = str(error).rpartition(" - at `$") if " - at `$" in str(error) else (str(error), "", "")
+    path = "$" + path.removesuffix("`")
+    cause = error
+    if isinstance(error, msgspec.ValidationError):
+        if error.__cause__ is not None:
+            text, cause = NOT_VALID, error.__cause__  # type: ignore[assignment] # what the application raised
+    elif not hasattr(error, "errors"):
+        return error
+    details = getattr(cause, "errors", None)
+    if callable(details):  # pydantic's
+        first = details(include_url=False, include_input=False, include_context=False)[0]
+        text = NOT_VALID if first["type"] in ("value_error", "assertion_error") else first["msg"]
+        path = (path if cause is not error else "$") + "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
+        )
+    where = f" - at `{path}`" if path != "$" else ""
+    data = {"code": "argument", "argument": number, "path": path}
+    return Refuse(f"argument {number}: {text}{where}", data=data)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from portico.brokers import Message, Receipt
-from portico.errors import LocalError, Refuse
+from portico.brokers import Message, Position, Receipt
+from portico.errors import ConnectionClosed, LocalError, Refuse
 from portico.realtime.clients import CONNECTING, Client
 from portico.realtime.emissions import Audience, Selection
 from portico.realtime.events import Event
+from portico.realtime.fanout import fan_out
 from portico.realtime.handlers import Function, Handler
-from portico.realtime.outgoing import OBJECT_BYTES, Outgoing
+from portico.realtime.identity import Identity
+from portico.realtime.outgoing import Outgoing
+from portico.realtime.rates import Rate
 from portico.realtime.recovery import Claim, Recovered, restore, set_aside
+from portico.realtime.room import Room
+from portico.realtime.tickets import admit_by_ticket
 from portico.wire import socketio
 
 if TYPE_CHECKING:
@@ -29,12 +35,14 @@ ID_LENGTH = 20  # rooms whose names are as long as a client's id go by the chann
 class Functions:
     """What the application does in a namespace, or in all that a pattern stands for."""
 
-    __slots__ = ("before", "before_events", "handlers")
+    __slots__ = ("before", "before_events", "handlers", "presence", "streams")
 
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {}
         self.before: list[Handler] = []
         self.before_events: list[Handler] = []
+        self.streams: list[Handler] = []
+        self.presence: Handler | None = None
 
 
 class Namespace(Audience):
@@ -50,19 +58,22 @@ class Namespace(Audience):
         self._arriving: dict[str, Client] = {}
         self._rooms: dict[str, dict[Client, None]] = {}
         self._subscription: Receipt | None = None
+        self._delivered: asyncio.Event | None = None  # for those who wait until more is
         self.keep = functions is None  # though nobody is in it
 
     # -- for the application -------------------------------------------------------------------------------------------
 
     @overload
-    def on(self, event: str, handler: AnyFunction, *, concurrent: bool = False) -> AnyFunction: ...
+    def on(
+        self, event: str, handler: AnyFunction, *, concurrent: bool = False, rate: Rate | None = None
+    ) -> AnyFunction: ...
 
     @overload
     def on(
-        self, event: str, handler: None = None, *, concurrent: bool = False
+        self, event: str, handler: None = None, *, concurrent: bool = False, rate: Rate | None = None
     ) -> Callable[[AnyFunction], AnyFunction]: ...
 
-    def on(self, event: str, handler: Any = None, *, concurrent: bool = False) -> Any:
+    def on(self, event: str, handler: Any = None, *, concurrent: bool = False, rate: Rate | None = None) -> Any:
         """Call `handler` for each `event`; without it, a decorator.
 
         - ``connect(client, auth)`` decides, before the client is connected: `portico.Refuse` turns it away.
@@ -71,15 +82,17 @@ class Namespace(Audience):
           the events that have no handler, as ``(client, event, *args)``.
 
         A coroutine function runs on the event loop, a plain one in a thread. The handlers of one client run one after
-        another, but for those registered as `concurrent`. One that raises is logged; a `Refuse` is an answer.
+        another, but for those registered as `concurrent`. With a `rate`, those of one client that come faster are not
+        run: the acknowledgement is an error. One that raises is logged; a `Refuse` is an answer.
         """
         if handler is None:
-            return lambda function: self.on(event, function, concurrent=concurrent)
+            return lambda function: self.on(event, function, concurrent=concurrent, rate=rate)
         if not isinstance(event, str) or not event:
             raise LocalError(f"on({event!r}): expected the name of an event")
         if event in self.functions.handlers:
             raise LocalError(f"on({event!r}): this event has a handler already")
-        self.functions.handlers[event] = Handler(handler, concurrent=concurrent)
+        self.functions.handlers[event] = Handler(handler, concurrent=concurrent, rate=rate)
+        self.io.limited = self.io.limited or rate is not None
         return handler
 
     def use(self, function: AnyFunction) -> AnyFunction:
@@ -93,14 +106,36 @@ class Namespace(Audience):
         self.functions.before_events.append(Handler(function))
         return function
 
+    def on_presence(self, function: AnyFunction) -> AnyFunction:
+        """Call ``function(room, member, joined)`` when somebody has joined a room that clients of this node are in, or
+        has left it: a `Room`, a `portico.brokers.Member`, and which of the two. One after another. Also a decorator."""
+        if self.io.attendance is None:
+            raise LocalError("on_presence: nobody is counted; set Realtime(presence=portico.realtime.Presence(…))")
+        if self.functions.presence is not None:
+            raise LocalError("on_presence: there is such a function already")
+        self.functions.presence = Handler(function)
+        return function
+
+    def use_streams(self, function: AnyFunction) -> AnyFunction:
+        """Open rooms to those who follow them without a session: Server-Sent Events and polling under ``…/events``.
+
+        ``function(request, room)``, or ``(request, room, user)`` with what ``authenticate`` returned, is called for
+        each room of each request: it lets in by returning, and refuses by raising `portico.Refuse`. Where there is no
+        such function all is refused. Also a decorator. Raises LocalError without ``Realtime(history=…)``.
+        """
+        if self.io.feeds is None:
+            raise LocalError("use_streams: no room keeps a history; set Realtime(history=portico.realtime.History(…))")
+        self.functions.streams.append(Handler(function))
+        return function
+
     @property
     def rooms(self) -> dict[str, int]:
         """The rooms on this node, and how many clients are in each."""
         return {name: len(members) for name, members in self._rooms.items()}
 
-    def room(self, name: str) -> Selection:
-        """Those who are in the room `name`."""
-        return self.to(name)
+    def room(self, name: str) -> Room:
+        """The room `name`: those who are in it, and its ``presence``."""
+        return Room(self, name)
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -123,7 +158,9 @@ class Namespace(Audience):
         return client
 
     async def prepare(self, client: Client, auth: dict[str, Any]) -> Recovered | None:
-        """Before the application is asked: what the client missed, where it has come back."""
+        """Before the application is asked: who the client is, and what it missed, where it has come back."""
+        if "ticket" in auth or type(client.session.user) is Identity:
+            await admit_by_ticket(client, auth)
         if self._subscription is not None and not self._subscription.done:
             await self._subscription
         return await restore(client, auth.pop("pid", None), auth.pop("offset", None))
@@ -134,7 +171,7 @@ class Namespace(Audience):
         for function in self.functions.before:
             await function.call(pool, client, auth)
         handler = self.functions.handlers.get("connect")
-        if handler is not None and await handler.call(pool, client, auth) is False:
+        if handler is not None and await handler.call(pool, client, *handler.convert([auth])) is False:
             raise Refuse("not authorized")
 
     def established(self, client: Client) -> None:
@@ -144,21 +181,25 @@ class Namespace(Audience):
         if client._pid:
             self.live[client._pid] = client
 
-    def come_back(self, client: Client) -> None:
+    def come_back(self, client: Client, id: str, pid: str) -> None:
         """It has an earlier client's id, and rooms; what is emitted from now on waits for it."""
+        self._arriving.pop(client.id, None)
+        client.id, client._pid = id, pid
         self.clients[client.id] = client
         self.live[client._pid] = client
         for room in client._rooms or ():
             self.add(room, client)
 
-    def undo_come_back(self, client: Client) -> None:
-        """It has not come back after all."""
+    def undo_come_back(self, client: Client, id: str, pid: str) -> None:
+        """It has not come back after all, and gets its own id again."""
         for room in client._rooms or ():
             self.discard(room, client)
         client._rooms = client._left = None
         client._early = []
         self.clients.pop(client.id, None)
         self.live.pop(client._pid, None)
+        client.id, client._pid = id, pid
+        self._arriving[id] = client
 
     def gone(self, client: Client) -> None:
         """It is not connected any more."""
@@ -167,6 +208,7 @@ class Namespace(Audience):
                 del index[client.id]
         if self.live.get(client._pid) is client:
             del self.live[client._pid]
+        self.wake()
         if not self.keep and not self.clients and not self._arriving:
             self.io.forget(self)
             if self._subscription is not None and self.io.broker.node:
@@ -188,6 +230,7 @@ class Namespace(Audience):
     def forget_subscriptions(self) -> None:
         """The broker is closed."""
         self._subscription = None
+        self.wake()
 
     # -- rooms ---------------------------------------------------------------------------------------------------------
 
@@ -198,7 +241,11 @@ class Namespace(Audience):
             members[client] = None
             return None
         self._rooms[room] = {client: None}
-        return self.io.broker.subscribe(self._channel([room])) if self._has_channel(room) else None
+        if not self._has_channel(room):
+            return None
+        feeds = self.io.feeds
+        keep = feeds.retention if feeds is not None and feeds.keeps(room) else None
+        return self.io.broker.subscribe(self._channel([room]), keep)
 
     def discard(self, room: str, client: Client) -> None:
         """Take it out of a room."""
@@ -208,7 +255,9 @@ class Namespace(Audience):
             if not members:
                 del self._rooms[room]
                 if self._has_channel(room) and self.io.broker.node:
-                    self.io.broker.unsubscribe(self._channel([room]))
+                    channel = self._channel([room])
+                    if self.io.feeds is None or not self.io.feeds.follows(channel):
+                        self.io.broker.unsubscribe(channel)
 
     def _has_channel(self, room: str) -> bool:
         return self.io.recovery is None and len(room) != ID_LENGTH
@@ -219,17 +268,19 @@ class Namespace(Audience):
             return f"{self.name}\0{rooms[0]}"
         return self.name
 
-    def members(self, rooms: list[str], excepts: list[str]) -> Iterable[Client]:
+    def members(self, rooms: list[str], excepts: list[str]) -> list[Client]:
         """Those of this node who are in one of `rooms` (all, where there are none), and in none of `excepts`."""
         found: dict[Client, None] | list[Client]
         if not rooms:
             found = list(self.clients.values())
+        elif len(rooms) == 1 and rooms[0] not in self.clients and rooms[0] not in self._arriving:
+            found = list(self._rooms.get(rooms[0], ()))
         else:
             found = dict.fromkeys(client for room in rooms for client in self._inside(room))
         if excepts:
             without = {client for room in excepts for client in self._inside(room)}
             return [client for client in found if client not in without]
-        return list(found)
+        return found if type(found) is list else list(found)
 
     def _inside(self, room: str) -> Iterable[Client]:
         yield from self._rooms.get(room, ())
@@ -254,9 +305,16 @@ class Namespace(Audience):
         io = self.io
         if not io.running:
             return Receipt(0, None, True)  # nobody is connected
-        recovery = io.recovery
         if event.kind != "event":
             return io.broker.publish(self.name, event)
+        if io.feeds is not None and event.rooms and not event.volatile:
+            return io.feeds.publish(self, event)
+        return self.pass_on(event)
+
+    def pass_on(self, event: Event) -> Receipt:
+        """The same of an event that no room keeps."""
+        io = self.io
+        recovery = io.recovery
         if recovery is not None:
             return io.broker.publish(self.name, event, None if event.volatile else recovery.retention)
         return io.broker.publish(self._channel(event.rooms), event)
@@ -264,8 +322,8 @@ class Namespace(Audience):
     def publish_to(self, client: Client, event: Event) -> Receipt:
         """The same for one client of this node."""
         if self.io.recovery is not None:
-            return self.publish(event)
-        return Receipt(self._fan_out(self.outgoing(event), [client], event.volatile), None, True)
+            return self.pass_on(event)
+        return Receipt(fan_out(self.outgoing(event), [client], event.volatile), None, True)
 
     def offset(self) -> int:
         """Up to where this node has delivered the history."""
@@ -279,6 +337,25 @@ class Namespace(Audience):
         position = self.io.broker.position(self.name) if self.io.recovery is not None else None
         return "" if position is None else str(position)
 
+    async def delivered_up_to(self, position: Position, client: Client) -> None:
+        """Until this node has delivered the history up to there, or the client has left.
+
+        Who comes back gets all of that out of the history. What is delivered before it is connected is told apart from
+        that; what came afterwards would come twice.
+        """
+        while client.state is CONNECTING and (here := self.io.broker.position(self.name)) is not None:
+            if here.epoch != position.epoch or here.offset >= position.offset:
+                return
+            if self._delivered is None:
+                self._delivered = asyncio.Event()
+            await self._delivered.wait()
+
+    def wake(self) -> None:
+        """More of the history was delivered, or is missing."""
+        if self._delivered is not None:
+            self._delivered.set()
+            self._delivered = None
+
     def outgoing(self, event: Event, *, call: int | None = None, place: str = "", offset: int = 0) -> Outgoing:
         """The packet for the clients. `place`: its place in the history, which goes with it."""
         json = event.json
@@ -286,8 +363,9 @@ class Namespace(Audience):
         # Where it is asked, its acknowledgement stands there.
         if self.io.recovery is not None and call is None:
             json = b'%b,"%b"]' % (json[:-1], (place or self.since()).encode())
-        text = b"4" + socketio.head(socketio.EVENT, self.name, call, len(event.attachments)) + json
-        return Outgoing(text, event.attachments, droppable=call is None, key=event.key, offset=offset)
+        text, attachments = self.io.packets.event(self.name, call, json, event.attachments)
+        text = b"4" + text if text else b""
+        return Outgoing(text, attachments, droppable=call is None, key=event.key, offset=offset)
 
     def deliver(self, message: Message) -> int:
         """A broker brought an event; returns how many clients took it."""
@@ -296,7 +374,9 @@ class Namespace(Audience):
         if kind == "event":
             place = str(message.position) if message.kept else ""
             out = self.outgoing(event, place=place, offset=message.sequence if message.kept else 0)
-            return self._fan_out(out, self.members(event.rooms, event.excepts), event.volatile)
+            if self._delivered is not None:
+                self.wake()
+            return fan_out(out, self.members(event.rooms, event.excepts), event.volatile)
         found = [client for client in self.members(event.rooms, event.excepts) if client.state is not CONNECTING]
         if kind == "fetch":
             self.io.reply(event, [[client.id, sorted(client.rooms), client.data] for client in found])
@@ -311,34 +391,6 @@ class Namespace(Audience):
                 elif kind == "disconnect":
                     client.disconnect(close=event.flag)
         return len(found)
-
-    def _fan_out(self, out: Outgoing, clients: Iterable[Client], volatile: bool) -> int:
-        """Give one packet to many: encoded once, and a reference for each."""
-        taken = 0
-        frames = out.frames
-        small = out.size - OBJECT_BYTES
-        keyed = out.key is not None
-        for client in clients:
-            session = client.session
-            if client._early is not None:
-                if not volatile and client._send(out):
-                    taken += 1
-                continue
-            ws = session.ws
-            if ws is not None and ws.sending and not keyed:
-                stream = ws.stream
-                codec = ws.wire.codec
-                if (
-                    stream.buffered <= stream.high_water
-                    and (codec is None or (small < codec.threshold and not codec.keep_writing))
-                    and not (volatile and stream.blocked)
-                ):
-                    stream.write(frames)
-                    taken += 1
-                    continue
-            if (not volatile or session.writable) and session.send(out):
-                taken += 1
-        return taken
 
     async def _collect(self, event: Event, clients: list[Client]) -> None:
         """Ask some clients, and answer with what they have answered."""
@@ -362,7 +414,9 @@ class Namespace(Audience):
             client._answer(id, result)
         except Refuse as refuse:
             self._answer_error(client, id, refuse.reason or "refused", refuse.data)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, ConnectionClosed) and not client.connected:
+                return  # it was asking a client that has left
             logger.exception("the handler of %r in %s failed", name[:100], self.name)
             self._answer_error(client, id, "internal error")
 
@@ -377,7 +431,7 @@ class Namespace(Audience):
         if handler is None:
             handler = functions.handlers.get("*")
             if handler is None:
-                raise Refuse("there is no handler for this event")
+                raise Refuse("there is no handler for this event", data={"code": "event"})
             args = [name, *args]
         args = handler.check(args)
         if handler.waits:

@@ -26,7 +26,7 @@ class KeyedFrame(EventFrame):
 class Outgoing:
     """An Engine.IO packet and the attachments that follow it.
 
-    - ``text``: the packet with its type. ``size``: about what it weighs, in bytes.
+    - ``text``: the packet with its type; empty where binary alone is sent. ``size``: about what it weighs, in bytes.
     - ``droppable``: an event, which a slow recipient may lose where the policy says so.
     - ``key``: of an event that replaces the one before it with the same key, where the recipient has not got that.
     - ``offset``: its place in the history, 0 where it has none.
@@ -58,7 +58,7 @@ class Outgoing:
         """Its WebSocket frames, joined, so that nothing comes between them."""
         frames = self._frames
         if frames is None:
-            frames = encode_frame(FIN | TEXT, self.text)
+            frames = encode_frame(FIN | TEXT, self.text) if self.text else b""
             for data in self.attachments:
                 frames += encode_frame(FIN | BINARY, data)
             frames = self._frames = self._marked(frames)
@@ -73,7 +73,8 @@ class Outgoing:
             self._packed = {}
         frames = self._packed.get(parameters)
         if frames is None:
-            pieces = [(TEXT, self.text), *((BINARY, data) for data in self.attachments)]
+            pieces = [(TEXT, self.text)] if self.text else []
+            pieces += [(BINARY, data) for data in self.attachments]
             joined = b"".join(_frame(opcode, data, codec.threshold, *parameters) for opcode, data in pieces)
             frames = self._packed[parameters] = self._marked(joined)
         return frames
@@ -84,7 +85,8 @@ class Outgoing:
         if not self.attachments:
             return self.text
         if self._payload is None:
-            self._payload = b"\x1e".join([self.text, *map(encode_binary, self.attachments)])
+            text = [self.text] if self.text else []
+            self._payload = b"\x1e".join([*text, *map(encode_binary, self.attachments)])
         return self._payload
 
     def _marked(self, frames: bytes) -> bytes:

@@ -15,6 +15,7 @@ from portico.errors import ProtocolError, Refuse
 from portico.net.timers import Timed
 from portico.realtime.outgoing import NOOP, Outgoing
 from portico.realtime.refusals import Refused, forbidden
+from portico.realtime.tickets import redeem_for_session
 from portico.wire import engineio
 from portico.wire.handshake import HandshakeRefused, check_origin
 from portico.wire.http1 import parse_request_head
@@ -105,13 +106,17 @@ class Polling:
             await respond(send, refused.status, refused.body, [JSON, *headers, *extra])
 
     async def _answer(self, scope: dict[str, Any], receive: Any, send: Any, headers: list[Header]) -> None:
-        if scope["path"][len(scope.get("root_path", "")) :] not in ("", "/"):
+        path = scope["path"][len(scope.get("root_path", "")) :]
+        if path not in ("", "/", "/events"):
             raise Refused(engineio.BAD_REQUEST, "nothing is served at this path", status=404)
         fields = dict(scope["headers"])
         headers += self._cross_origin(scope, fields)
         method = scope["method"]
         if method == "OPTIONS":
             await respond(send, 204, b"", [*headers, *_preflight(fields)])
+            return
+        if path == "/events":
+            await self._mounted.following.answer(scope, fields, (receive, send), headers)
             return
         query = parse_query(scope["query_string"].decode("ascii"))
         session = self._engine.check(query, upgrade=False, method=method)
@@ -143,9 +148,13 @@ class Polling:
 
     async def _open(self, scope: dict[str, Any]) -> Session:
         request = request_of(scope)
+        self._engine.waiting.check_attempt(request, self._engine.reactor)
         authenticate = self._mounted.options.authenticate
         user = None
-        if authenticate is not None:
+        ticket = request.query.get("ticket")
+        if ticket is not None:
+            user = await redeem_for_session(self._mounted.io, ticket)
+        elif authenticate is not None:
             try:
                 user = authenticate(request)
                 if inspect.isawaitable(user):
@@ -197,7 +206,7 @@ class Polling:
 
     async def _body(self, session: Session, fields: dict[bytes, bytes], receive: Any) -> bytes | None:
         """A POST's body; None where the client has left."""
-        most = self._engine.options.max_payload_bytes
+        most = session.max_payload_bytes
         length = fields.get(b"content-length", b"0")
         body = b""
         if int(length) <= most:
@@ -212,7 +221,10 @@ class Polling:
         if max(int(length), len(body)) > most:
             self._engine.counters.refused["max_payload_bytes"] += 1
             session.close("transport error", discard=True)
-            hint = f"expected at most {most} bytes (maxPayload); set max_payload_bytes= on the Realtime"
+            option = "max_payload_bytes="
+            if session.allowance is not None and most < self._engine.options.max_payload_bytes:
+                option = "unidentified=Unidentified(max_payload_bytes=…), for sessions without a namespace,"
+            hint = f"expected at most {most} bytes (maxPayload); set {option} on the Realtime"
             raise Refused(engineio.BAD_REQUEST, hint, status=413)
         return body
 

@@ -11,17 +11,29 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from portico.accounting import Counters
-from portico.brokers import Broker, Gap, Message, Receiver
+from portico.brokers import Broker, Gap, Message
 from portico.brokers.memory import MemoryBroker
 from portico.errors import LocalError
+from portico.realtime.arrivals import Arrivals
 from portico.realtime.emissions import Audience, Selection
 from portico.realtime.engine import Engine, EngineCounters, EngineOptions, Mounted, OnSlow
 from portico.realtime.events import Event
-from portico.realtime.handlers import Function, Pool
+from portico.realtime.feeds import Feeds
+from portico.realtime.handlers import Function, Handler, Pool
+from portico.realtime.history import History
 from portico.realtime.namespaces import Functions, Namespace
+from portico.realtime.presence import Attendance, Presence
+from portico.realtime.rates import Rate, check_rate
 from portico.realtime.recovery import Recovery
+from portico.realtime.room import Room
+from portico.realtime.runners import Runners
+from portico.realtime.streams import Streams
+from portico.realtime.tickets import Tickets
+from portico.realtime.unidentified import Unidentified
 from portico.server.app import Authenticate, Mountable, Options, Origins
 from portico.server.eager import Spawn, spawners
+from portico.wire.formats import Name as PacketFormat
+from portico.wire.formats import format_named
 
 logger = logging.getLogger("portico.realtime")
 
@@ -29,7 +41,7 @@ AnyFunction = TypeVar("AnyFunction", bound=Function)
 END_S = 5.0  # how long handlers have, when the server stops
 
 
-class Realtime(Audience, Receiver, Mountable):
+class Realtime(Tickets, Audience, Mountable):
     """Events for the official Socket.IO clients, over WebSocket and long-polling.
 
     ::
@@ -52,9 +64,15 @@ class Realtime(Audience, Receiver, Mountable):
       session, ``"drop_oldest"`` or ``"drop_newest"`` of its events. `max_unread_bytes` (256 KiB): what one client has
       sent and no handler has taken; then reading pauses.
     - `origins`, `authenticate`: as for `portico.serve`; they take the place of the server's.
+    - `rate`: a `Rate` for all events of a client; `connect_rate`: one for the sessions and namespaces that an address
+      asks for, each of which counts one. None (the default): no bound.
+    - `unidentified`: an `Unidentified`, what a session may have that is connected to no namespace yet.
     - `recovery`: a `Recovery`, for clients that come back; None (the default) for none.
+    - `history`: a `History`: which rooms keep what is emitted to them; None (the default) for none.
+    - `presence`: a `Presence`: who is in which room; None (the default) for none.
     - `broker`: what joins it with other nodes; by default there are none.
     - `handler_threads` (32): for handlers that are plain functions.
+    - `packets`: ``"json"``, or ``"msgpack"`` for clients that have a msgpack parser: all of them must then.
     """
 
     path = "/socket.io"
@@ -72,9 +90,15 @@ class Realtime(Audience, Receiver, Mountable):
         on_slow: OnSlow = "close",
         origins: Origins = None,
         authenticate: Authenticate | None = None,
+        rate: Rate | None = None,
+        connect_rate: Rate | None = None,
+        unidentified: Unidentified | None = None,
         recovery: Recovery | None = None,
+        history: History | None = None,
+        presence: Presence | None = None,
         broker: Broker | None = None,
         handler_threads: int = 32,
+        packets: PacketFormat = "json",
     ) -> None:
         options = EngineOptions(
             ping_interval_s=ping_interval_s,
@@ -86,13 +110,23 @@ class Realtime(Audience, Receiver, Mountable):
             max_unread_bytes=max_unread_bytes,
             on_slow=on_slow,
             origins=origins,
+            unidentified=Unidentified() if unidentified is None else unidentified,
         )
         if recovery is not None and not isinstance(recovery, Recovery):
             raise LocalError(f"Realtime(recovery={recovery!r}): expected a portico.realtime.Recovery, or None")
+        if presence is not None and not isinstance(presence, Presence):
+            raise LocalError(f"Realtime(presence={presence!r}): expected a portico.realtime.Presence, or None")
         self.authenticate = authenticate
         self.recovery = recovery
+        self.attendance = Attendance(self, presence) if presence is not None else None
+        self.feeds = Feeds(self, history) if history is not None else None
+        self.streams = Streams(self)
+        self.slow: Handler | None = None  # whom to tell of clients that do not keep up
         self.broker = broker if broker is not None else MemoryBroker()
-        self.engine = Engine(self, options)
+        self.packets = format_named(packets, "Realtime")
+        self.engine = Engine(self, options, check_rate(connect_rate, "Realtime"))
+        self.rate = check_rate(rate, "Realtime")
+        self.limited = rate is not None  # whether any event has a rate
         self.pool = Pool(handler_threads)
         self.running = False
         self._root = Namespace(self, "/")
@@ -104,14 +138,15 @@ class Realtime(Audience, Receiver, Mountable):
         self._starting: asyncio.Future[None] | None = None
         self._spawn: Spawn | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.runners: Runners | None = None
         self._asked: dict[int, Answers] = {}
         self._numbers = itertools.count(1)
 
     # -- for the application -------------------------------------------------------------------------------------------
 
-    def on(self, event: str, handler: Any = None, *, concurrent: bool = False) -> Any:
+    def on(self, event: str, handler: Any = None, *, concurrent: bool = False, rate: Rate | None = None) -> Any:
         """Call `handler` for each `event` in the namespace ``/``; see `Namespace.on`."""
-        return self._root.on(event, handler, concurrent=concurrent)
+        return self._root.on(event, handler, concurrent=concurrent, rate=rate)
 
     def use(self, function: AnyFunction) -> AnyFunction:
         """Call ``function(client, auth)`` before each ``connect``; see `Namespace.use`."""
@@ -121,15 +156,33 @@ class Realtime(Audience, Receiver, Mountable):
         """Call ``function(client, event, args)`` before each handler; see `Namespace.use_events`."""
         return self._root.use_events(function)
 
+    def use_streams(self, function: AnyFunction) -> AnyFunction:
+        """Open rooms of ``/`` to those who follow them by Server-Sent Events or polling, with ``function(request,
+        room)``; see `Namespace.use_streams`."""
+        return self._root.use_streams(function)
+
+    def on_presence(self, function: AnyFunction) -> AnyFunction:
+        """Call ``function(room, member, joined)`` when somebody has joined or left a room; see
+        `Namespace.on_presence`."""
+        return self._root.on_presence(function)
+
+    def on_slow(self, function: AnyFunction) -> AnyFunction:
+        """Call ``function(client, slow)`` when a client no longer keeps up, once a second while it goes on losing
+        events, and when it has caught up: `slow` is a `Slow`. Also a decorator."""
+        if self.slow is not None:
+            raise LocalError("on_slow: there is such a function already")
+        self.slow = Handler(function)
+        return function
+
     def of(self, name: str) -> Namespace:
         """The namespace `name`, which begins with ``/``; it is there from now on."""
-        if not isinstance(name, str) or not name.startswith("/") or "," in name or "?" in name:
+        if not isinstance(name, str) or not name.startswith("/") or not {",", "?", "\0"}.isdisjoint(name):
             raise LocalError(f"of({name!r}): expected a name like '/admin', or matching() for a pattern")
         namespace = self._namespaces.get(name)
         if namespace is None:
             functions = self._matching(name)
             namespace = self._namespaces[name] = Namespace(self, name, functions)
-            namespace.keep = True
+        namespace.keep = True  # also one that a client has made: who has it here may go on asking it
         return namespace
 
     def matching(self, pattern: str | re.Pattern[str]) -> Namespace:
@@ -155,9 +208,9 @@ class Realtime(Audience, Receiver, Mountable):
         """The rooms of ``/`` on this node, and how many clients are in each."""
         return self._root.rooms
 
-    def room(self, name: str) -> Selection:
-        """Those of ``/`` who are in the room `name`."""
-        return self.to(name)
+    def room(self, name: str) -> Room:
+        """The room `name` of ``/``: those who are in it, and its ``presence``."""
+        return self._root.room(name)
 
     @property
     def counters(self) -> EngineCounters:
@@ -172,7 +225,7 @@ class Realtime(Audience, Receiver, Mountable):
         return Selection(self._root)
 
     def __repr__(self) -> str:
-        return f"<Realtime: {len(self.engine.sessions)} sessions>"
+        return f"<Realtime: {len(self.engine.sessions)} sessions, {len(self.streams)} streams>"
 
     # -- where it is served --------------------------------------------------------------------------------------------
 
@@ -192,8 +245,9 @@ class Realtime(Audience, Receiver, Mountable):
             self._starting = loop.create_future()
             try:
                 self.engine.start()
+                self.runners = Runners(self.engine.reactor, self._spawn, self._tasks)
                 if not self.broker.node:
-                    await self.broker.open(self, type=Event)
+                    await self.broker.open(Arrivals(self), type=Event)
             except BaseException:
                 self._starting.cancel()
                 self._starting = self._loop = None
@@ -210,6 +264,12 @@ class Realtime(Audience, Receiver, Mountable):
         if self._servers > 0 or not self.running:
             return
         self.engine.stop()
+        if self.runners is not None:
+            await self.runners.stop()
+        if self.feeds is not None:
+            self.feeds.stop()
+        if self.attendance is not None:
+            self.attendance.end()
         tasks = {task for task in self._tasks if task is not asyncio.current_task()}
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=END_S)
@@ -219,6 +279,8 @@ class Realtime(Audience, Receiver, Mountable):
                 await asyncio.wait(late, timeout=1.0)
         self.running = False
         self._starting = None
+        if self.feeds is not None:
+            self.feeds.clear()
         await self.broker.close()
         for namespace in self._namespaces.values():
             namespace.forget_subscriptions()
@@ -273,10 +335,22 @@ class Realtime(Audience, Receiver, Mountable):
         return namespace
 
     def _matching(self, name: str) -> Functions | None:
+        if not name.startswith("/") or "\0" in name:
+            return None  # whatever the pattern is: a client names it, and channels are told apart by both
         for pattern, functions in self._patterns:
             if pattern.fullmatch(name):
                 return functions
         return None
+
+    def functions_of(self, name: str) -> Functions | None:
+        """The functions of a namespace, or of one that a pattern stands for; None makes it unknown."""
+        namespace = self._namespaces.get(name)
+        return self._matching(name) if namespace is None else namespace.functions
+
+    def hosts_room(self, name: str, room: str) -> bool:
+        """Whether a room's channel is hosted for clients of this node."""
+        namespace = self._namespaces.get(name)
+        return namespace is not None and room in namespace._rooms and namespace._has_channel(room)
 
     def forget(self, namespace: Namespace) -> None:
         """Nobody is in a namespace that a pattern stands for."""
@@ -293,16 +367,24 @@ class Realtime(Audience, Receiver, Mountable):
             if answers is not None:
                 answers.add(event.data)
             return 0
+        if self.feeds is not None and message.kept:
+            self.feeds.deliver(message)
+            if event.kind == "kept":
+                return 0
         namespace = self._namespaces.get(event.namespace)
         return 0 if namespace is None else namespace.deliver(message)
 
     def on_gap(self, gap: Gap) -> None:
         """Events are missing. Clients that could be recovered come back and are told; of the others nobody can know."""
-        super().on_gap(gap)
+        if self.attendance is not None:
+            self.attendance.on_gap(gap)
+        if self.feeds is not None:
+            self.feeds.on_gap(gap)
         if self.recovery is None:
             return
         for namespace in list(self._namespaces.values()):
             if gap.channel is None or gap.channel == namespace.name:
+                namespace.wake()
                 for client in list(namespace.clients.values()):
                     client.session.close("transport error")
 

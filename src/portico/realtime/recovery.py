@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("portico.realtime")
 
 GONE = "gone"  # the state of a client, as in `clients`
+ANSWER_BYTES = 1024  # more than the answer to its CONNECT weighs, which comes before
 RECOVERABLE = frozenset(
     (
         "transport close",
@@ -39,7 +41,8 @@ RECOVERABLE = frozenset(
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recovery:
     """How long, and of how much, clients that come back get what they missed: `age_s` seconds (120), at most
-    `max_events` (10,000) and `max_bytes` (16 MiB) of a namespace."""
+    `max_events` (10,000) and `max_bytes` (16 MiB) of a namespace. Who has missed more than the Realtime's
+    `max_outbox_bytes` is not recovered."""
 
     age_s: float = 120.0
     max_events: int = 10_000
@@ -76,9 +79,12 @@ def set_aside(client: Client, reason: str) -> None:
     if io.recovery is None or reason not in RECOVERABLE or not client._pid or not io.running:
         return
     rooms = [*(client._left or ()), *((room, joined, 0) for room, joined in (client._rooms or {}).items())]
-    left = Left(client.id, client._since, rooms, client.data)
+    left = Left(client.id, client._since, rooms, client.data, client.expires_at or 0.0)
+    keep_s = min(io.recovery.age_s, left.expires_at - time.time()) if left.expires_at else io.recovery.age_s
+    if keep_s <= 0:
+        return
     try:
-        io.broker.store(_key(namespace, client._pid), left, io.recovery.age_s)
+        io.broker.store(_key(namespace, client._pid), left, keep_s)
     except (TypeError, ValueError, LocalError, BrokerError) as error:
         logger.warning("the data of a client can't be set aside, so that it can't come back: %s", error)
 
@@ -110,35 +116,54 @@ async def _restore(client: Client, pid: str, offset: object) -> Recovered | None
     namespace = client.namespace
     broker = namespace.io.broker
     left: Left | None = await broker.take(_key(namespace, pid), Left)
-    if left is None:
+    if left is None or 0 < left.expires_at <= time.time():
         return None
     if client.state == GONE:
         _put_back(namespace, pid, left)  # the next one may have it
         return None
     try:
-        since = Position.parse(offset if isinstance(offset, str) else left.since)
+        since = _since(offset, left)
     except LocalError:
         return None
     fresh = client.id, client._pid
-    client.id, client._pid = left.id, pid
     client._rooms = {room: after for room, after, upto in left.rooms if not upto}
     client._left = [tuple(stretch) for stretch in left.rooms if stretch[2]]  # type: ignore[misc] # of three
     client._early = []
-    namespace.come_back(client)
+    namespace.come_back(client, left.id, pid)
     span = await broker.history(namespace.name, since=since)
+    if span.position is not None and span.gap is None:
+        await namespace.delivered_up_to(span.position, client)
     if client.state == GONE:
         _put_back(namespace, pid, left)
         return None
     if span.gap is not None or span.position is None:
         logger.debug("a client of %s could not be recovered: %s", namespace.name, span.gap)
-        namespace.undo_come_back(client)
-        client.id, client._pid = fresh
+        namespace.undo_come_back(client, *fresh)
+        return None
+    missed = [_outgoing(namespace, message) for message in span.messages if _was_for(client, left, message)]
+    session = client.session
+    if session.buffered + ANSWER_BYTES + sum(out.size for out in missed) > session.engine.options.max_outbox_bytes:
+        logger.debug("a client of %s has missed more than may wait for it: max_outbox_bytes", namespace.name)
+        namespace.undo_come_back(client, *fresh)
         return None
     client._since = left.since  # where it names no place, it has seen nothing that has one
     client.data = left.data if isinstance(left.data, dict) else {}
     client.recovered = True
-    missed = [_outgoing(namespace, message) for message in span.messages if _was_for(client, left, message)]
+    if left.expires_at and client._lifetime is None:  # it does not live longer than it would have
+        client.expire(at=left.expires_at)
     return Recovered(missed, span.position.offset)
+
+
+def _since(offset: object, left: Left) -> Position:
+    """Up to where a client has seen the history. Raises LocalError where what it names is no place.
+
+    One from before its connection is left from an older one: official clients keep it until an event brings another.
+    """
+    began = Position.parse(left.since)
+    if not isinstance(offset, str):
+        return began
+    named = Position.parse(offset)
+    return began if named.epoch != began.epoch or named.offset < began.offset else named
 
 
 def _put_back(namespace: Namespace, pid: str, left: Left) -> None:

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from portico.errors import LimitExceeded, ProtocolError
 from portico.net.timers import NEVER, Timed
+from portico.realtime import unidentified
 from portico.realtime.channel import Channel
 from portico.realtime.outgoing import CLOSE, NOOP, PING, PROBE_PONG, EventFrame, KeyedFrame, Outgoing
+from portico.realtime.slow import Lag
 from portico.websocket import WebSocket
 from portico.wire import engineio
 
 if TYPE_CHECKING:
     from portico.realtime.engine import Engine, Mounted
     from portico.realtime.polling import Poll
+    from portico.realtime.polls import HeldPoll
     from portico.wire.request import Request
 
 logger = logging.getLogger("portico.realtime")
@@ -46,10 +49,12 @@ class Session(Timed):
         "_queued",
         "_room",
         "_unread",
+        "allowance",
         "channel",
         "closed",
         "engine",
         "id",
+        "lag",
         "mounted",
         "poll",
         "posting",
@@ -69,9 +74,12 @@ class Session(Timed):
         self.closed: str | None = None
         self.ws: WebSocket | None = None  # the transport, where it is WebSocket
         self.probe: WebSocket | None = None  # while it is tried
-        self.poll: Poll | None = None  # the GET that is held
+        self.poll: Poll | HeldPoll | None = None  # the GET that is held
         self.posting = False
         self.channel = Channel(self)
+        self.lag: Lag | None = None  # while it does not keep up, and the application wants to know
+        # What it may still send before it is connected to a namespace, in bytes; None from then on.
+        self.allowance: int | None = 0
         self._queue: deque[Outgoing] | None = None
         self._queued = 0
         self._unread = 0
@@ -80,8 +88,14 @@ class Session(Timed):
         self._heard = now
         self._ping_sent = 0.0
         self._next_ping = now + engine.options.ping_interval_s
-        self._connect_by = now + engine.options.connect_timeout_s
         self._probe_by = NEVER
+        self.expect_connect()
+
+    def expect_connect(self) -> None:
+        """From now on it has to connect to a namespace, in time and with little."""
+        options = self.engine.options
+        self.allowance = options.unidentified.max_bytes
+        self._connect_by = self.engine.reactor.clock() + options.connect_timeout_s
         self._schedule()
 
     @property
@@ -99,6 +113,14 @@ class Session(Timed):
             ping_timeout_s=options.ping_timeout_s,
             max_payload_bytes=options.max_payload_bytes,
         )
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """How much one message of the peer, or one POST, may have."""
+        options = self.engine.options
+        if self.allowance is None:
+            return options.max_payload_bytes
+        return min(options.max_payload_bytes, options.unidentified.max_payload_bytes)
 
     @property
     def buffered(self) -> int:
@@ -127,13 +149,17 @@ class Session(Timed):
             return False
         stream = ws.stream
         codec = ws.wire.codec
+        slow = stream.buffered > stream.high_water or (out.key is not None and stream.blocked)
         if codec is None:
             frames = out.frames
         elif not codec.keep_writing:
             frames = out.packed(codec)
+        elif slow:
+            frames = out.frames  # not compressed: what is may not be dropped, for the next builds on it (RFC 7692 §7.2)
         else:
-            frames = b"".join([ws.wire.encode(out.text.decode()), *map(ws.wire.encode, out.attachments)])
-        if stream.buffered > stream.high_water or (out.key is not None and stream.blocked):
+            text = [ws.wire.encode(out.text.decode())] if out.text else []
+            frames = b"".join([*text, *map(ws.wire.encode, out.attachments)])
+        if slow:
             return self._send_slow(ws, out, frames)
         stream.write(frames)
         return True
@@ -146,24 +172,29 @@ class Session(Timed):
             if not ws.sending:
                 return False
         key = out.key
-        if key is not None and stream.replace(frames, lambda entry: type(entry) is KeyedFrame and entry.key == key):
-            self.engine.counters.replaced += 1
-            return True
+        # With a place in the history it goes behind all that has an earlier one: a client is asked for the last it got.
+        if key is not None and stream.replace(
+            b"" if out.offset else frames, lambda entry: type(entry) is KeyedFrame and entry.key == key
+        ):
+            self._lost(replaced=1)
+            if not out.offset:
+                return True
         if self._has_room(ws, out, len(frames)):
             stream.write(frames)
             return True
-        self._overflow()
+        self.overflow(out)
         return False
 
     def _has_room(self, ws: WebSocket, out: Outgoing, size: int) -> bool:
         stream = ws.stream
         options = self.engine.options
         missing = stream.buffered + size - options.max_outbox_bytes
-        if missing <= 0 or stream.buffered <= stream.high_water or not out.droppable:
+        if missing <= 0 or stream.buffered <= stream.high_water or out is PING:
             return True
         if options.on_slow == "drop_oldest":
-            dropped = stream.drop_oldest(EventFrame, missing) or stream.drop_oldest(KeyedFrame, missing)
-            self.engine.counters.dropped += dropped
+            dropped = stream.drop_oldest(EventFrame, missing)
+            if dropped:
+                self._lost(dropped)
             return dropped > 0
         return False
 
@@ -172,13 +203,14 @@ class Session(Timed):
         if queue is None:
             queue = self._queue = deque()
         options = self.engine.options
-        if out.key is not None and self.poll is None and self._replace(queue, out):
+        if out.key is not None and queue and self._replace(queue, out):
             return True
-        if self._queued + out.size > options.max_outbox_bytes and queue and out.droppable:
+        missing = self._queued + out.size - options.max_outbox_bytes
+        if missing > 0 and queue and out is not PING:
             if options.on_slow == "drop_oldest":
-                queue = self._drop_oldest(queue, self._queued + out.size - options.max_outbox_bytes)
-            else:
-                self._overflow()
+                self._drop_oldest(queue, missing)
+            if queue and self._queued + out.size > options.max_outbox_bytes:
+                self.overflow(out)
                 return False
         queue.append(out)
         self._queued += out.size
@@ -189,29 +221,50 @@ class Session(Timed):
     def _replace(self, queue: deque[Outgoing], out: Outgoing) -> bool:
         for index, before in enumerate(queue):
             if before.key == out.key:
+                self._lost(replaced=1)
+                if out.offset:  # as in _send_slow
+                    del queue[index]
+                    self._queued -= before.size
+                    return False
                 queue[index] = out
                 self._queued += out.size - before.size
-                self.engine.counters.replaced += 1
                 return True
         return False
 
-    def _drop_oldest(self, queue: deque[Outgoing], missing: int) -> deque[Outgoing]:
-        """The queue with `missing` bytes of room in it, if its events have that much."""
-        kept: deque[Outgoing] = deque()
-        for out in queue:
-            if missing > 0 and out.droppable:
+    def _drop_oldest(self, queue: deque[Outgoing], missing: int) -> None:
+        """Make `missing` bytes of room in the queue, if its events have that much."""
+        before, first = len(queue), 0
+        while missing > 0 and first < len(queue):
+            out = queue[first]
+            if out.droppable:
                 missing -= out.size
                 self._queued -= out.size
-                self.engine.counters.dropped += 1
+                del queue[first]
             else:
-                kept.append(out)
-        self._queue = kept
-        return kept
+                first += 1
+        if len(queue) < before:
+            self._lost(before - len(queue))
 
-    def _overflow(self) -> None:
-        """The peer is too slow: the message is dropped, or the session ends."""
-        self.engine.counters.dropped += 1
-        if self.engine.options.on_slow == "close":
+    def _lost(self, dropped: int = 0, replaced: int = 0) -> None:
+        """Events were dropped or replaced: that is counted, and told to the application."""
+        counters = self.engine.counters
+        counters.dropped += dropped
+        counters.replaced += replaced
+        lag = self.lag
+        if lag is None:
+            handler = self.engine.io.slow
+            if handler is None or self.closed is not None:
+                return
+            lag = self.lag = Lag(self, handler)
+        lag.lost(dropped, replaced)
+
+    def overflow(self, out: Outgoing) -> None:
+        """The peer is too slow: the event is dropped, or the session ends. What must not be missing, as an
+        acknowledgement, ends it whatever the policy is."""
+        self._lost(1)
+        if self.engine.options.on_slow == "close" or not out.droppable:
+            if self.lag is not None:
+                self.lag.closing()
             logger.info("session %s is too slow: over %d bytes unsent", self.id, self.engine.options.max_outbox_bytes)
             if self.ws is not None:
                 self.ws.too_slow()
@@ -228,6 +281,8 @@ class Session(Timed):
             taken.append(out)
         if not queue:
             self._queue = None
+            if self.lag is not None:
+                self.lag.drained = True
         return taken
 
     @property
@@ -251,6 +306,8 @@ class Session(Timed):
         kind = packet[:1]
         if kind == engineio.MESSAGE:
             self.channel.receive(packet[1:])
+        elif self.allowance is not None and not unidentified.afford(self, len(packet)):
+            pass  # it has ended
         elif kind == engineio.PONG:
             self._ping_sent = 0.0
             self._next_ping = self.engine.reactor.clock() + self.engine.options.ping_interval_s
@@ -288,6 +345,10 @@ class Session(Timed):
     def full(self) -> bool:
         """Whether as much is unread as may be."""
         return self._unread > self.engine.options.max_unread_bytes
+
+    def has_room(self, size: int) -> bool:
+        """Whether `size` bytes more would not be more than may be unread."""
+        return self._unread + size <= self.engine.options.max_unread_bytes
 
     async def room(self) -> None:
         """Wait until no more is unread than may be."""
@@ -340,7 +401,7 @@ class Session(Timed):
             return
         if self._connect_by <= now:
             self._connect_by = NEVER
-            if not self.channel.joined:
+            if self.allowance is not None:
                 self.close("forced server close", discard=True)
                 return
         if self._probe_by <= now:
@@ -372,6 +433,8 @@ class Session(Timed):
         if self.closed is not None:
             return
         self.closed = reason
+        if self.allowance is not None:
+            self.engine.waiting.leave(self)
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         try:

@@ -14,6 +14,8 @@ from portico.limits import Deflate, Limits
 from portico.realtime_client.address import address
 from portico.realtime_client.link import Link, Options
 from portico.realtime_client.namespace import Namespace
+from portico.wire.formats import Name as PacketFormat
+from portico.wire.formats import format_named
 
 MIB: Final = 1024 * 1024
 UNCHANGED: Final[Any] = object()
@@ -49,6 +51,7 @@ class RealtimeClient(Namespace):
     - `max_outbox_bytes` (1 MiB): of events that wait to be sent; beyond it, `emit` raises OutboxFull.
     - `max_event_bytes` (16 MiB): an event that comes, with its attachments; beyond it, the connection is ended.
     - `max_polled_bytes` (16 MiB): an answer to a poll, and the missed events that a recovery brings.
+    - `packets`: ``"json"``, or ``"msgpack"`` for a server that expects that.
 
     Raises LocalError at once for a wrong argument.
     """
@@ -73,6 +76,7 @@ class RealtimeClient(Namespace):
         max_outbox_bytes: int = MIB,
         max_event_bytes: int = 16 * MIB,
         max_polled_bytes: int = 16 * MIB,
+        packets: PacketFormat = "json",
     ) -> None:
         place = address(
             url,
@@ -100,6 +104,7 @@ class RealtimeClient(Namespace):
             max_outbox_bytes=max_outbox_bytes,
             max_event_bytes=max_event_bytes,
             max_polled_bytes=max_polled_bytes,
+            packets=format_named(packets, "RealtimeClient"),
         )
         super().__init__(Link(place, options), _named(namespace), _auth(auth))
         self._link.namespaces[self.name] = self

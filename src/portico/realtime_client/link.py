@@ -22,6 +22,7 @@ from portico.realtime_client.handshake import OLD
 from portico.realtime_client.outbox import Budget, Emission
 from portico.realtime_client.session import Ears, Session
 from portico.wire import socketio
+from portico.wire.formats import Format
 
 if TYPE_CHECKING:
     from portico.realtime_client.namespace import Namespace
@@ -42,6 +43,7 @@ class Options:
     max_outbox_bytes: int
     max_event_bytes: int
     max_polled_bytes: int
+    packets: Format
 
 
 class Link:
@@ -58,7 +60,8 @@ class Link:
         self._thread = 0
         self._task: asyncio.Task[None] | None = None
         self._session: Session | None = None
-        self._decoder = socketio.Decoder(options.max_event_bytes)
+        self.packets = options.packets
+        self._decoder = options.packets.decoder(options.max_event_bytes)
         self._packet_bytes = 0
         self._early_bytes = 0
         self._leaving: asyncio.Future[None] | None = None
@@ -228,7 +231,7 @@ class Link:
 
     def _say_goodbye(self, namespace: Namespace) -> None:
         if namespace.connected and self._session is not None:
-            self._session.send(*socketio.encode(socketio.DISCONNECT, namespace.name))
+            self._session.send(*self.packets.encode(socketio.DISCONNECT, namespace.name))
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -299,7 +302,7 @@ class Link:
         if session is not None:
             for namespace in self._wanted():
                 if namespace.connected:
-                    session.send(*socketio.encode(socketio.DISCONNECT, namespace.name))
+                    session.send(*self.packets.encode(socketio.DISCONNECT, namespace.name))
         for namespace in self.namespaces.values():
             namespace._end(reason, error)
         if session is not None:

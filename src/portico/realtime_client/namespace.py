@@ -140,7 +140,7 @@ class Namespace:
     def _event(self, event: Any, args: tuple[Any, ...], call: int | None = None) -> Emission:
         if not isinstance(event, str) or event in socketio.RESERVED:
             raise LocalError(f"emit({event!r}): expected the name of an event, and none of {sorted(socketio.RESERVED)}")
-        text, attachments = socketio.encode(socketio.EVENT, self.name, call, [event, *args])
+        text, attachments = self._link.packets.encode(socketio.EVENT, self.name, call, [event, *args])
         self._link.check_size(text, attachments)
         return Emission(text, attachments, call=call)
 
@@ -179,7 +179,7 @@ class Namespace:
     def _connect_packet(self, auth: dict[str, Any]) -> tuple[bytes, list[bytes]]:
         if self._pid is not None:
             auth = {"pid": self._pid, **({"offset": self._offset} if self._offset is not None else {}), **auth}
-        return socketio.encode(socketio.CONNECT, self.name, None, auth or None)
+        return self._link.packets.encode(socketio.CONNECT, self.name, None, auth or None)
 
     def _took(self, packet: socketio.Packet, size: int) -> None:
         """A packet for this namespace."""
@@ -239,7 +239,7 @@ class Namespace:
             if not self.connected or connection != self._connection:
                 return  # who asked is gone
             values = list(value) if isinstance(value, tuple) else [] if value is None else [value]
-            text, attachments = socketio.encode(socketio.ACK, self.name, number, values)
+            text, attachments = self._link.packets.encode(socketio.ACK, self.name, number, values)
             self._outbox.put(Emission(text, attachments, ack_of=connection), "connected")
             self._link.pump()
 

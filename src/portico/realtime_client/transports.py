@@ -88,12 +88,13 @@ class Socket(Transport):
         return self._writing is None
 
     def send(self, text: bytes, attachments: list[bytes]) -> None:
-        message = (b"4" + text).decode()
-        if not attachments and self._ws.buffered <= self._ws.stream.high_water:
-            self._ws.write(message)
+        messages: list[str | bytes] = [*attachments]
+        if text:
+            messages.insert(0, (b"4" + text).decode())
+        if len(messages) == 1 and self._ws.buffered <= self._ws.stream.high_water:
+            self._ws.write(messages[0])
             return
-        self._waiting.append(message)
-        self._waiting.extend(attachments)
+        self._waiting.extend(messages)
         self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
@@ -160,7 +161,8 @@ class Polling(Transport):
         return not self._paused and self._batched < min(self._max or BATCH_BYTES, BATCH_BYTES)
 
     def send(self, text: bytes, attachments: list[bytes]) -> None:
-        self._put(b"4" + text)
+        if text:
+            self._put(b"4" + text)
         for attachment in attachments:
             self._put(engineio.encode_binary(attachment))
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from portico.accounting import Counters
 from portico.errors import LocalError
@@ -16,6 +16,9 @@ from portico.server.static import CacheControl, StaticFiles
 from portico.websocket import Endpoint, Settings, WebSocket
 from portico.wire.headers import is_token
 from portico.wire.request import Request
+
+if TYPE_CHECKING:
+    from portico.server.exchange import Exchange
 
 Handler = Callable[[WebSocket], Awaitable[object]]
 Authenticate = Callable[[Request], Any]
@@ -87,6 +90,10 @@ class Native:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         raise NotImplementedError
+
+    def take(self, exchange: Exchange, root: str) -> bool:
+        """Answer a request by hand, now or later; False where it is the ASGI application's affair."""
+        return False
 
     def stop(self) -> None:
         """The server begins to stop."""

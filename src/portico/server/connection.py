@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portico.net.stream import Protocol, Stream
 from portico.net.tls import HandshakeTimeout
-from portico.server.app import AsgiApp
+from portico.server.app import AsgiApp, Native
 from portico.server.eager import Spawn, spawners
 from portico.server.exchange import Exchange
 from portico.server.scopes import http_base
@@ -352,6 +352,8 @@ class HttpConnection(Protocol):
                 mounted = self.server.only or self.server.site.mount(head.path)
                 if mounted is not None:
                     root, app = mounted
+                    if isinstance(app, Native) and app.take(exchange, root):
+                        return
                     scope = self._http_scope(head, root, app)
                     exchange.start(self._spawn if self._reading else self._spawn_apart, app, scope)
                     return

@@ -13,6 +13,8 @@ cdef class Exchange(Response):
     cdef dict _scope
     cdef object _task, _wake_body, _wake_room
 
+    cpdef watch(self, watcher)
+    cpdef bytes peek_body(self)
     cpdef start(self, spawn, app, dict scope)
     cpdef body_came(self, bytes piece)
     cpdef body_ended(self)

@@ -133,6 +133,18 @@ class Exchange(Response):
         """There is room in the outbox again."""
         _wake(self._wake_room)
 
+    # -- what answers without an application ---------------------------------------------------------------------
+
+    def watch(self, watcher: Any) -> None:
+        """Call ``watcher.set()`` when the peer has left, and when the answer is complete."""
+        self._wake_body = watcher
+        if self._disconnected:
+            watcher.set()
+
+    def peek_body(self) -> bytes:
+        """As much of the request's body as is here."""
+        return b"".join(self._body or ())
+
     # -- the application -----------------------------------------------------------------------------------------
 
     def start(self, spawn: Any, app: Any, scope: dict[str, Any]) -> None:

@@ -40,8 +40,8 @@ cdef class Messages:
     cdef readonly unsigned char client
     cdef readonly unsigned char state
     cdef unsigned char _in_frame, _last, _packed, _close_sent, _opcode, _phase
-    cdef unsigned int _key, _produced, _fragments, _max_fragments, _max_message, _packed_size
-    cdef public unsigned int received, sent
+    cdef unsigned int _key, _produced, _fragments, _max_fragments, _packed_size
+    cdef public unsigned int max_message, received, sent
     cdef int64_t _remaining
     cdef bytes _header, _rest, _utf8
     cdef bytearray _assembly

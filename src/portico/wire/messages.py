@@ -84,7 +84,7 @@ class Failed:
 
 class Messages:
     """The protocol state of one end. `client` tells which; `codec` is the agreed compression, if any; `received` and
-    `sent` count messages."""
+    `sent` count messages. `max_message` is the limit on one, in bytes, from its next frame on."""
 
     __slots__ = (
         "_assembly",
@@ -95,7 +95,6 @@ class Messages:
         "_key",
         "_last",
         "_max_fragments",
-        "_max_message",
         "_opcode",
         "_packed",
         "_packed_size",
@@ -106,6 +105,7 @@ class Messages:
         "_utf8",
         "client",
         "codec",
+        "max_message",
         "received",
         "sent",
         "state",
@@ -117,7 +117,7 @@ class Messages:
         self.state = OPEN
         self.received = 0
         self.sent = 0
-        self._max_message = limits.max_message_bytes
+        self.max_message = limits.max_message_bytes
         self._max_fragments = limits.max_fragments
         self._close_sent = False
         self._header: bytes | None = None  # the start of a header, or of a control frame, whose rest has not come
@@ -290,7 +290,7 @@ class Messages:
 
     def _check_size(self, opcode: int, first: int, length: int) -> None:
         """Hold a data frame to the limits before any of its payload is taken."""
-        limit = self._max_message
+        limit = self.max_message
         packed = (first & 0x40) != 0
         if not opcode:
             if self._fragments >= self._max_fragments:
@@ -302,9 +302,9 @@ class Messages:
             elif self._assembly is not None:
                 limit -= len(self._assembly)
         if packed:  # stored blocks make incompressible data a little longer
-            limit += (self._max_message >> 6) + 64
+            limit += (self.max_message >> 6) + 64
         if length > limit:  # never their sum: 63 bits can't hold it
-            raise LimitExceeded(f"message larger than {self._max_message} bytes", limit="max_message_bytes")
+            raise LimitExceeded(f"message larger than {self.max_message} bytes", limit="max_message_bytes")
 
     def _begin(self, first: int, length: int, key: int) -> None:
         """Enter a data frame whose payload is taken in pieces."""
@@ -346,7 +346,7 @@ class Messages:
             return
         if self._packed and self.codec is not None:
             self._packed_size += len(piece)
-            piece = self.codec.inflate(piece, self._max_message - len(assembly))
+            piece = self.codec.inflate(piece, self.max_message - len(assembly))
         self._add(assembly, piece)
         if self._packed:
             self._check_inflated()
@@ -354,8 +354,8 @@ class Messages:
     def _add(self, assembly: bytearray, piece: bytes) -> None:
         if self._opcode == 1:
             self._check_text(piece)
-        if len(assembly) + len(piece) > self._max_message:
-            raise LimitExceeded(f"message larger than {self._max_message} bytes", limit="max_message_bytes")
+        if len(assembly) + len(piece) > self.max_message:
+            raise LimitExceeded(f"message larger than {self.max_message} bytes", limit="max_message_bytes")
         assembly += piece
 
     def _check_inflated(self) -> None:
@@ -373,7 +373,7 @@ class Messages:
         if assembly is None:
             return
         if self._packed_size and self.codec is not None:  # without any data the tail would be no block
-            self._add(assembly, self.codec.finish(self._max_message - len(assembly)))
+            self._add(assembly, self.codec.finish(self.max_message - len(assembly)))
             self._check_inflated()
         if self._utf8:  # it ends within a code point
             raise ProtocolError("text message is not UTF-8", close_code=1007)

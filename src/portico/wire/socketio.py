@@ -27,6 +27,7 @@ RESERVED: Final = frozenset(
 MAX_ID: Final = (1 << 53) - 1  # the largest whole number that every client can hold
 MAX_ATTACHMENTS: Final = 1000
 MAX_NAMESPACE: Final = 512
+MAX_DEPTH: Final = 500  # of what is looked through for binary: compiled code has no limit of its own
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.Encoder().encode
@@ -82,7 +83,7 @@ class Decoder:
             raise ProtocolError("text packet where an attachment was expected")
         packet, count = _parse(text)
         if not count:
-            _check(packet)  # a binary packet may have none
+            check(packet)  # a binary packet may have none
             return packet
         if count > MAX_ATTACHMENTS:
             raise LimitExceeded(
@@ -95,7 +96,7 @@ class Decoder:
     def whole(text: str) -> Packet:
         """The packet that `text` is, where that announces no attachments. Raises ProtocolError."""
         packet = Packet(EVENT, "/", None, _json(text[1:])) if text.startswith("2[") else _parse(text)[0]
-        _check(packet)
+        check(packet)
         return packet
 
     def feed_binary(self, data: bytes) -> Packet | None:
@@ -116,7 +117,7 @@ class Decoder:
             packet.data = _fill(packet.data, attachments)
         except RecursionError:
             raise ProtocolError("packet whose JSON is too deep") from None
-        _check(packet)
+        check(packet)
         return packet
 
     def clear(self) -> None:
@@ -177,8 +178,8 @@ def _json(text: str) -> Any:
         raise ProtocolError(f"packet whose JSON can't be read: {error}") from None
 
 
-def _check(packet: Packet) -> None:
-    """Refuse data that does not fit the packet's type (Socket.IO v5, §Packet types)."""
+def check(packet: Packet) -> None:
+    """Raise ProtocolError for data that does not fit the packet's type (Socket.IO v5, §Packet types)."""
     kind = packet.type
     data = packet.data
     if kind == EVENT:
@@ -198,17 +199,19 @@ def _check(packet: Packet) -> None:
         raise ProtocolError("CONNECT_ERROR whose data is neither text nor an object")
 
 
-def _fill(value: Any, attachments: list[bytes]) -> Any:
-    """`value` with each placeholder's attachment in its place."""
+def _fill(value: Any, attachments: list[bytes], depth: int = 0) -> Any:
+    """`value` with each placeholder's attachment in its place. Raises RecursionError."""
+    if depth > MAX_DEPTH:
+        raise RecursionError(f"more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
         if value.get("_placeholder") is True:
             number = value.get("num")
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(attachments):
                 raise ProtocolError("placeholder of an attachment that there is not")
             return attachments[number]
-        return {name: _fill(item, attachments) for name, item in value.items()}
+        return {name: _fill(item, attachments, depth + 1) for name, item in value.items()}
     if isinstance(value, list):
-        return [_fill(item, attachments) for item in value]
+        return [_fill(item, attachments, depth + 1) for item in value]
     return value
 
 
@@ -235,46 +238,64 @@ def to_json(data: Any) -> bytes:
 _PLAIN: Final = frozenset((str, int, float, bool, type(None)))
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether there is surely no binary in it."""
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether there is surely no binary in it. Raises RecursionError."""
+    if depth > MAX_DEPTH:
+        raise RecursionError(f"more than {MAX_DEPTH} levels deep")
     kind = type(value)
     if kind in _PLAIN:
         return True
-    if kind is list or kind is tuple:
-        return all(_is_plain(item) for item in value)
     if kind is dict:
-        return all(_is_plain(item) for item in value.values())
-    return False
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return False
+    for item in value:  # noqa: SIM110 # a generator costs more than all of this
+        if type(item) not in _PLAIN and not _is_plain(item, depth + 1):
+            return False
+    return True
 
 
-def _take_out(value: Any, attachments: list[bytes]) -> Any:
-    """`value` with a placeholder for all that is binary in it."""
+def _take_out(value: Any, attachments: list[bytes], depth: int) -> Any:
+    """`value` with a placeholder for all that is binary in it. Raises RecursionError."""
+    if depth > MAX_DEPTH:
+        raise RecursionError(f"more than {MAX_DEPTH} levels deep")
     if isinstance(value, (bytes, bytearray, memoryview)):
         attachments.append(bytes(value))
         return {"_placeholder": True, "num": len(attachments) - 1}
     if isinstance(value, dict):
-        return {name: _take_out(item, attachments) for name, item in value.items()}
+        return {name: _take_out(item, attachments, depth + 1) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_take_out(item, attachments) for item in value]
+        return [_take_out(item, attachments, depth + 1) for item in value]
     if type(value) in _PLAIN:
         return value
     try:
         built = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise LocalError(f"data that can't be sent as JSON: {error}") from None
-    return value if isinstance(built, (str, int, float)) else _take_out(built, attachments)
+    return value if isinstance(built, (str, int, float)) else _take_out(built, attachments, depth + 1)
 
 
 def encode_args(args: Sequence[Any]) -> tuple[bytes, list[bytes]]:
     """An event's name and arguments, or an acknowledgement's values, as JSON, and the attachments."""
     attachments: list[bytes] = []
-    if not _is_plain(args):
-        args = _take_out(list(args), attachments)
+    try:
+        if not _is_plain(args, 0):
+            args = _take_out(list(args), attachments, 0)
+    except RecursionError as error:
+        raise LocalError(f"data that can't be sent as JSON: {error}") from None
     return to_json(args), attachments
+
+
+def decode_args(json: bytes, attachments: list[bytes]) -> Any:
+    """What `encode_args` was given, as plain values."""
+    args = _decode(json)
+    return _fill(args, attachments) if attachments else args
 
 
 def head(kind: int, namespace: str, id: int | None, attachments: int) -> bytes:
     """What stands before the JSON of an EVENT or ACK."""
+    if kind == EVENT and not attachments and id is None and namespace == "/":
+        return b"2"
     text = f"{kind + 3}{attachments}-" if attachments else str(kind)
     if namespace != "/":
         text += namespace + ","

@@ -1,11 +1,14 @@
 // npm `socket.io` as a server for Portico's realtime client: says its port, and then one line of JSON for each thing that
-// happened. Its one argument is JSON: {"port", "options": of socket.io, "tls": a file with a key and its certificate}.
+// happened. Its one argument is JSON: {"port", "options": of socket.io, "tls": a file with a key and its certificate,
+// "packets": "msgpack" for socket.io-msgpack-parser}.
 import { readFileSync } from "node:fs";
 import http from "node:http";
 import https from "node:https";
 import { Server } from "socket.io";
+import msgpack from "socket.io-msgpack-parser";
 
-const { port = 0, options = {}, tls } = JSON.parse(process.argv[2] || "{}");
+const { port = 0, options = {}, tls, packets } = JSON.parse(process.argv[2] || "{}");
+if (packets === "msgpack") options.parser = msgpack;
 const say = (...what) => process.stdout.write(JSON.stringify(what) + "\n");
 const pem = tls && readFileSync(tls);
 const server = tls ? https.createServer({ key: pem, cert: pem }) : http.createServer();

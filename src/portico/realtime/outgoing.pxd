@@ -1,0 +1,16 @@
+cimport cython
+from portico.wire.frames cimport encode_frame
+
+
+@cython.final
+cdef class Outgoing:
+    cdef readonly bytes text
+    cdef readonly object attachments, key
+    cdef public bint droppable
+    cdef readonly object offset
+    cdef readonly Py_ssize_t size
+    cdef object _frames
+    cdef bytes _payload
+    cdef dict _packed
+
+    cdef _marked(self, frames)

@@ -1,0 +1,187 @@
+"""The usual requests of long-polling, answered in the connection's own turn: no ASGI scope, no task, no coroutine.
+
+A GET or a small POST of a session that there is, with nothing unusual about it. All other requests, and all that are
+refused, are `polling`'s affair: what is in any doubt goes there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from portico.errors import ProtocolError
+from portico.net.timers import Timed
+from portico.realtime.outgoing import NOOP, Outgoing
+from portico.server.exchange import Exchange
+from portico.wire import engineio
+
+if TYPE_CHECKING:
+    from portico.realtime.engine import Engine, Mounted
+    from portico.realtime.sessions import Session
+
+USUAL: Final = re.compile(rb"EIO=4&transport=polling(?:&t=[\w.-]*)?&sid=([\w-]+)(?:&t=[\w.-]*)?")
+SMALL_BODY: Final = 16 * 1024
+PACKETS_AT_ONCE: Final = 64
+TEXT: Final = (b"content-type", b"text/plain; charset=UTF-8")
+NO_STORE: Final = (b"cache-control", b"no-store")
+START: Final[dict[str, Any]] = {"type": "http.response.start", "status": 200, "headers": [TEXT, NO_STORE]}
+UPGRADE_POLL_S: Final = 0.1  # how long a poll is held while the session is on its way to WebSocket
+
+
+class HeldPoll(Timed):
+    """A GET that waits for packets. It is answered once, with all that the loop's turn brings."""
+
+    __slots__ = ("_exchange", "_polls", "_woken", "over", "packets", "session")
+
+    def __init__(self, polls: Polls, session: Session, exchange: Exchange) -> None:
+        super().__init__()
+        self.session = session
+        self.packets: list[Outgoing] | None = None  # the answer, where it is known before it is written
+        self.over = False
+        self._polls = polls
+        self._exchange = exchange
+        self._woken = False
+
+    def wake(self) -> None:
+        """There is something: it is answered soon, with what is added until then."""
+        if not self._woken:
+            self._woken = True
+            self._polls.answer_soon(self)
+
+    def finish(self, packets: list[Outgoing]) -> None:
+        """Answer with `packets`, the last ones."""
+        if self.packets is None:
+            self.packets = packets
+            self.session.poll = None
+            self.wake()
+
+    def release(self) -> None:
+        """Answer now, with a ``noop`` if there is nothing else."""
+        self.finish(self.session.take(self.session.engine.options.max_payload_bytes) or [NOOP])
+
+    def expired(self, now: float) -> None:
+        self.release()
+
+    def set(self) -> None:
+        """For the exchange: the peer has left, or the answer is complete."""
+        if self.over or self.packets is not None:
+            return
+        session = self.session
+        if session.poll is self:
+            session.poll = None
+        session.close("transport close", discard=True)
+        self.packets = [NOOP]  # who has only shut its side gets an answer, which ends the connection
+        self.wake()
+
+    def answer(self) -> None:
+        """Write the answer."""
+        if self.over:
+            return
+        self.over = True
+        session = self.session
+        session.engine.reactor.wheel.cancel(self)
+        if self._exchange.stream.gone:
+            return
+        packets = self.packets
+        if packets is None:
+            session.poll = None
+            packets = session.take(session.engine.options.max_payload_bytes)
+        self._polls.respond(session, self._exchange, packets)
+
+
+class Polls:
+    """The usual requests of one mount."""
+
+    def __init__(self, mounted: Mounted) -> None:
+        self._mounted = mounted
+        self._engine: Engine = mounted.engine
+        self._woken: list[HeldPoll] = []
+
+    def take(self, exchange: Exchange, root: str) -> bool:
+        """Answer a request whose turn it is, now or later; False for one that is not usual."""
+        head = exchange.head
+        if len(head.path) > len(root) + 1 or head.version != "1.1":
+            return False
+        found = USUAL.fullmatch(head.query)
+        session = self._engine.sessions.get(found[1].decode()) if found is not None else None
+        if session is None or session.ws is not None or session.closed is not None:
+            return False
+        if not _plain(head.headers):
+            return False
+        if head.method == "GET":
+            return self._get(session, exchange)
+        return head.method == "POST" and self._post(session, exchange)
+
+    def _get(self, session: Session, exchange: Exchange) -> bool:
+        if session.poll is not None or exchange.body_short:
+            return False
+        session.heard()
+        if session.waiting:
+            self.respond(session, exchange, session.take(self._engine.options.max_payload_bytes))
+            return True
+        poll = HeldPoll(self, session, exchange)
+        session.poll = poll
+        if session.probe is not None:
+            reactor = self._engine.reactor
+            reactor.wheel.schedule(poll, reactor.clock() + UPGRADE_POLL_S)
+        exchange.watch(poll)
+        return True
+
+    def _post(self, session: Session, exchange: Exchange) -> bool:
+        if session.posting or exchange.body_short or exchange.held > min(SMALL_BODY, session.max_payload_bytes):
+            return False
+        if not session.has_room(exchange.held + 200 * PACKETS_AT_ONCE):
+            return False
+        body = exchange.peek_body()
+        if body.count(b"\x1e") >= PACKETS_AT_ONCE:
+            return False
+        try:
+            packets = list(engineio.decode_payload(body))
+        except ProtocolError:
+            return False
+        session.heard()
+        for packet in packets:
+            session.receive(packet)
+        if session.closed == "parse error":
+            exchange.send(REFUSED_START)
+            exchange.send({"type": "http.response.body", "body": NOT_UNDERSTOOD})
+        else:
+            exchange.send(START)
+            exchange.send(OK)
+        return True
+
+    def respond(self, session: Session, exchange: Exchange, packets: list[Outgoing]) -> None:
+        """Answer a GET."""
+        if session.closed is not None and not session.waiting:
+            self._engine.forget(session)
+        body = packets[0].payload if len(packets) == 1 else b"\x1e".join([out.payload for out in packets or (NOOP,)])
+        exchange.send(START)
+        exchange.send({"type": "http.response.body", "body": body})
+
+    def answer_soon(self, poll: HeldPoll) -> None:
+        """Answer `poll` in the loop's next turn, together with all others that are woken until then."""
+        self._woken.append(poll)
+        if len(self._woken) == 1:
+            self._engine.reactor.loop.call_soon(self._answer)
+
+    def _answer(self) -> None:
+        woken, self._woken = self._woken, []
+        for poll in woken:
+            poll.answer()
+
+
+OK: Final[dict[str, Any]] = {"type": "http.response.body", "body": b"ok"}
+NOT_UNDERSTOOD: Final = engineio.error_body(engineio.BAD_REQUEST, "this payload can't be understood")
+REFUSED_START: Final[dict[str, Any]] = {
+    "type": "http.response.start",
+    "status": 400,
+    "headers": [(b"content-type", b"application/json"), NO_STORE],
+}
+
+
+def _plain(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether nothing in them asks for more than an answer."""
+    for name, value in headers:
+        if name == b"origin" or (name == b"content-type" and not value.startswith(b"text/plain")):
+            return False
+    return True

@@ -1,0 +1,222 @@
+"""Tasks that are kept: where a handler never waits, its event is dealt with in the turn that brought it.
+
+A handler has to find a task of its own around it (``current_task``, timeouts, context variables). Making one for each
+event costs more than most handlers do. So one waits here for an event, and is stepped at once when it comes, as a
+coroutine that waits in ``recv()`` is. It is used again only where nobody can tell: its handler has waited for nothing,
+changed no context variable, and kept no hold of the task. Any other one ends with its handler, as its own task would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any, Final
+
+from portico.net.reactor import Reactor
+from portico.websocket.inbox import Cancellation
+
+if TYPE_CHECKING:
+    from portico.realtime.clients import Client
+
+EVENT_BYTES: Final = 200  # what an unread event weighs besides its text
+CREDIT: Final = 16  # of handlers that wait, so many are tried before that is given up
+AGAIN: Final = 4096  # events later it is tried again
+
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+
+
+class Runner:
+    """One such task; its own awaitable, and what it waits for."""
+
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_callback",
+        "_context",
+        "_event",
+        "_held",
+        "_id",
+        "_runners",
+        "client",
+        "task",
+    )
+
+    def __init__(self, runners: Runners) -> None:
+        self._runners = runners
+        self.client: Client | None = None  # whose event it deals with
+        self.task: asyncio.Task[None] | None = None
+        self._event: list[Any] = []
+        self._id: int | None = None
+        self._held = 0  # bytes that count as unread, once its handler has waited
+        self._asyncio_future_blocking: bool | None = None
+        self._callback: Callable[[Any], object] | None = None
+        self._context: Context | None = None
+
+    async def run(self) -> None:
+        """The task."""
+        task = self.task = asyncio.current_task()
+        pristine = copy_context()
+        self._runners.coming = False
+        while not self._runners.stopped:
+            self._runners.idle.append(self)
+            await self
+            if self.client is None:
+                break
+            references = getrefcount(task)
+            try:
+                await self._deal(self.client)
+            finally:
+                self.client = None
+                self._event = []
+                if self._held:
+                    self._runners.forget(task)
+            if self._held or getrefcount(task) != references or copy_context() != pristine:
+                break
+        self.task = None
+
+    async def _deal(self, client: Client) -> None:
+        try:
+            await client.namespace.dispatch(client, self._event, self._id)
+        except BaseException:  # it was cancelled
+            client._working = False
+            raise
+        finally:
+            if self._held:
+                client.session.hold(-self._held)
+        if self._held or client._inbox or not client.connected:
+            await client._work()  # what has come meanwhile, and its end
+        else:
+            client._working = False
+
+    def step(self, client: Client, event: list[Any], id: int | None) -> None:
+        """Deal with an event, as far as that goes without waiting."""
+        callback, context = self._callback, self._context
+        self._callback = self._context = None
+        self.client = client
+        self._event = event
+        self._id = id
+        if callback is not None and context is not None:
+            context.run(callback, self)
+
+    def hold(self, size: int) -> None:
+        """Its handler waits: the event counts as unread until that is over."""
+        self._held = size
+        if self.client is not None:
+            self.client.session.hold(size)
+
+    def stop(self) -> None:
+        """Let the task end; it is idle."""
+        callback, context = self._callback, self._context
+        self._callback = self._context = None
+        if callback is not None:
+            self.get_loop().call_soon(callback, self, context=context)
+
+    # what `await` uses
+
+    def __await__(self) -> Runner:
+        return self
+
+    def __iter__(self) -> Runner:
+        return self
+
+    def __next__(self) -> Runner:
+        if self.client is not None or self._runners.stopped:
+            raise StopIteration
+        self._asyncio_future_blocking = True
+        return self
+
+    def send(self, value: object) -> Runner:
+        return self.__next__()
+
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> None:
+        raise kind if value is None else value
+
+    def close(self) -> None:
+        pass
+
+    # what a Task uses of the object that it waits on
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._runners.reactor.loop
+
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context | None = None) -> None:
+        self._asyncio_future_blocking = None
+        self._callback = callback
+        self._context = context
+
+    def result(self) -> None:
+        pass
+
+    def cancel(self, msg: Any = None) -> bool:
+        callback = self._callback
+        if callback is None:
+            return False
+        self._callback = None
+        if self in self._runners.idle:
+            self._runners.idle.remove(self)
+        error = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self.get_loop().call_soon(callback, Cancellation(error), context=self._context)
+        self._context = None
+        return True
+
+
+class Runners:
+    """Those of one Realtime on one event loop. `tasks`: where a task stands while its handler waits."""
+
+    __slots__ = ("_credit", "_missed", "_spawn", "_tasks", "coming", "idle", "reactor", "stopped")
+
+    def __init__(self, reactor: Reactor, spawn: Spawn, tasks: set[asyncio.Task[Any]]) -> None:
+        self.reactor = reactor
+        self.idle: list[Runner] = []
+        self.stopped = reactor.loop.get_task_factory() is not None  # whose tasks are not ours to keep
+        self._spawn = spawn
+        self._tasks = tasks
+        self._credit = CREDIT
+        self._missed = 0
+        self.coming = False  # one is on its way to be idle
+
+    def begin(self, client: Client, event: list[Any], id: int | None, size: int) -> bool:
+        """Deal with an event of a client that has no other, now; False where it has to have a task of its own."""
+        if not self.idle:
+            self._miss()
+            return False
+        reactor = self.reactor
+        if not reactor.in_turn or asyncio.current_task(reactor.loop) is not None:
+            return False
+        runner = self.idle.pop()
+        client._working = True
+        runner.step(client, event, id)
+        if runner.client is None:
+            if self._credit < CREDIT:
+                self._credit += 1
+        else:  # its handler waits
+            self._credit -= 4
+            runner.hold(size + EVENT_BYTES)
+            if runner.task is not None:
+                self._tasks.add(runner.task)
+        return True
+
+    def _miss(self) -> None:
+        self._missed += 1
+        if self._missed >= AGAIN:
+            self._missed = 0
+            self._credit = CREDIT
+        if self._credit > 0 and not self.stopped and not self.coming:
+            self.coming = True
+            self._spawn(Runner(self).run())
+
+    def forget(self, task: asyncio.Task[Any] | None) -> None:
+        """A task whose handler had waited is over."""
+        if task is not None:
+            self._tasks.discard(task)
+
+    async def stop(self) -> None:
+        """End those that are idle."""
+        self.stopped = True
+        idle, self.idle = self.idle, []
+        tasks = [runner.task for runner in idle if runner.task is not None]
+        for runner in idle:
+            runner.stop()
+        if tasks:
+            await asyncio.wait(tasks)
