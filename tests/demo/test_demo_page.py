@@ -11,64 +11,22 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import pytest
-import pytest_asyncio
 import websockets
-from playwright.async_api import Browser, BrowserContext, Page, expect
-from tests.browser import launched
+from playwright.async_api import Browser, Page, expect
+from tests.demo.conftest import Tabs
 
 from portico import demo
 
 OPEN_SOCKETS = "tr[data-protocol=websocket]:not(.gone)"
 OPEN_HTTP = "tr[data-protocol='http/1.1']:not(.gone)"
-PATIENCE_MS = 15_000
+PAGES_OWN = 2  # WebSockets of a page: its own, and the chat's
+VALUES = 1  # of the one tab that shows the value
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@dataclass
-class Tabs:
-    """A browser on the demo's page: `open` opens one more tab; `complaints` are errors from any of their consoles."""
-
-    context: BrowserContext
-    port: int
-    complaints: list[str] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-    async def open(self) -> Page:
-        page = await self.context.new_page()
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("response", lambda got: self.complaints.append(f"{got.status} {got.url}") if not got.ok else None)
-        await page.goto(self.url)
-        await expect(page.locator("tr[data-you]:not(.gone)")).to_have_count(1)
-        return page
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    expect.set_options(timeout=PATIENCE_MS)
-    async with launched() as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def tabs(browser: Browser) -> AsyncIterator[Tabs]:
-    async with demo.running("127.0.0.1", 0) as server, await browser.new_context() as context:
-        context.set_default_timeout(PATIENCE_MS)
-        yield Tabs(context, server.port)
-
-
-async def say(page: Page, text: str) -> None:
-    await page.get_by_label("Message", exact=True).fill(text)
-    await page.get_by_role("button", name="Send").click()
 
 
 async def test_each_tab_sees_the_connections_of_both(tabs: Tabs) -> None:
@@ -76,11 +34,12 @@ async def test_each_tab_sees_the_connections_of_both(tabs: Tabs) -> None:
     second = await tabs.open()
     for page in (first, second):
         sockets = page.locator(OPEN_SOCKETS)
-        await expect(sockets).to_have_count(2)
-        await expect(sockets.filter(has_text="you")).to_have_count(1)
-        await expect(page.locator("#count-websocket")).to_have_text("2")
+        await expect(sockets).to_have_count(2 * PAGES_OWN + VALUES)
+        await expect(sockets.and_(page.locator("[data-you]"))).to_have_count(1)
+        await expect(sockets.filter(has_text="your chat")).to_have_count(2)
+        await expect(page.locator("#count-websocket")).to_have_text("5")
         await expect(page.locator(OPEN_HTTP)).not_to_have_count(0)
-        await expect(page.locator("#columns .column.websocket:not(.gone)")).to_have_count(2)
+        await expect(page.locator("#columns .column.websocket:not(.gone)")).to_have_count(5)
     own = await first.locator("tr[data-you] .c-peer .port").inner_text()
     await expect(second.locator("tr:not([data-you]) .c-peer .port", has_text=own)).to_have_count(1)
     await expect(first.locator("[data-five=peer-port]")).to_have_text(own)
@@ -91,41 +50,26 @@ async def test_each_tab_sees_the_connections_of_both(tabs: Tabs) -> None:
 async def test_a_connection_that_ends_leaves_the_list(tabs: Tabs) -> None:
     first = await tabs.open()
     second = await tabs.open()
-    await expect(first.locator(OPEN_SOCKETS)).to_have_count(2)
+    await expect(first.locator(OPEN_SOCKETS)).to_have_count(2 * PAGES_OWN + VALUES)
     await second.close()
-    await expect(first.locator(OPEN_SOCKETS)).to_have_count(1)
-    await expect(first.locator("#count-websocket")).to_have_text("1")
-
-
-async def test_a_message_reaches_the_other_tab_as_text_and_never_as_markup(tabs: Tabs) -> None:
-    first = await tabs.open()
-    second = await tabs.open()
-    markup = "<img src=x onerror=\"document.title='broken'\"> hello"
-    await first.get_by_label("Name", exact=True).fill("<b>Ada</b>")
-    await say(first, markup)
-    await expect(second.locator("#messages .what")).to_have_text(markup)
-    await expect(second.locator("#messages .who b").first).to_have_text("<b>Ada</b>")
-    await expect(second.locator("#messages img")).to_have_count(0)
-    await expect(first.locator("#say-note")).to_have_text("Delivered to 1 other.")
-    await expect(first.locator("#messages .mine .what")).to_have_text(markup)
-    await expect(second.locator("tr:not([data-you]) .tag", has_text="<b>Ada</b>")).to_have_count(1)
-    assert tabs.complaints == []
+    await expect(first.locator(OPEN_SOCKETS)).to_have_count(PAGES_OWN)
+    await expect(first.locator("#count-websocket")).to_have_text("2")
 
 
 async def test_plain_http_goes_on_being_answered_while_sockets_stay_open(tabs: Tabs) -> None:
     first = await tabs.open()
     await tabs.open()
-    await expect(first.locator(OPEN_SOCKETS)).to_have_count(2)
+    await expect(first.locator(OPEN_SOCKETS)).to_have_count(2 * PAGES_OWN + VALUES)
     own = await first.locator("tr[data-you]").get_attribute("data-id")
     await first.get_by_role("button", name="100 requests now").click()
     await expect(first.locator("#burst-note")).to_contain_text("100 answered in")
-    await expect(first.locator("#burst-note")).to_contain_text("2 WebSockets stayed open.")
+    await expect(first.locator("#burst-note")).to_contain_text("5 WebSockets stayed open.")
     before = int(await first.locator("#http-answered").inner_text())
     assert before >= 100
     await expect(first.locator("#http-answered")).not_to_have_text(str(before))
     assert int(await first.locator("#http-answered").inner_text()) > before
     await expect(first.locator(f"tr[data-you][data-id='{own}']:not(.gone)")).to_have_count(1)
-    await expect(first.locator(OPEN_SOCKETS)).to_have_count(2)
+    await expect(first.locator(OPEN_SOCKETS)).to_have_count(2 * PAGES_OWN + VALUES)
     assert tabs.complaints == []
 
 
@@ -206,7 +150,7 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen_however_many_are_conn
     async with AsyncExitStack() as others:
         for _ in range(80):
             await others.enter_async_context(websockets.connect(f"ws://127.0.0.1:{tabs.port}/live"))
-        await expect(page.locator("#count-websocket")).to_have_text("81")
+        await expect(page.locator("#count-websocket")).to_have_text("83")
         await expect(page.locator("#columns .column.you")).to_have_count(1)
         await expect(page.locator("#columns .column:not(.websocket, .gone)")).not_to_have_count(0)
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -252,9 +196,9 @@ async def test_a_command_on_the_page_joins_over_websocket_and_writes_to_it(tabs:
     page = await tabs.open()
     said = await page.get_by_label("Then write to this page: type").locator(".command").inner_text()
     async with terminal(page, "Stay, over WebSocket, with the websockets package") as client:
-        await expect(page.locator(OPEN_SOCKETS)).to_have_count(2)
+        await expect(page.locator(OPEN_SOCKETS)).to_have_count(PAGES_OWN + VALUES + 1)
         assert client.stdin is not None
         client.stdin.write(said.encode() + b"\n")
         await client.stdin.drain()
         await expect(page.locator("#messages .what")).to_have_text("Hello from a terminal")
-    await expect(page.locator(OPEN_SOCKETS)).to_have_count(1)
+    await expect(page.locator(OPEN_SOCKETS)).to_have_count(PAGES_OWN + VALUES)

@@ -1,12 +1,13 @@
 """`portico demo`: one port that shows itself.
 
-`app` is the application, written only with what `portico` promises to everybody: an `App` with one WebSocket endpoint
-and one ASGI application beside it. `page.html`, `page.css` and `page.js` are what a browser gets; they load nothing
-from elsewhere. Nothing in Portico may import this package except the command line.
+`app` puts the application together, written only with what `portico` promises to everybody: ``live`` (a WebSocket
+endpoint) with ``meter``, ``value`` and ``chat`` (over one `Realtime`), ``site`` (an ASGI application) and ``guests``.
+``page/`` is what a browser gets; it loads nothing from elsewhere. Nothing in Portico may import this package except the
+command line.
 """
 
 from __future__ import annotations
 
-from portico.demo.app import build, demo, running
+from portico.demo.app import Demo, demo, running
 
-__all__ = ["build", "demo", "running"]
+__all__ = ["Demo", "demo", "running"]
