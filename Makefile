@@ -27,7 +27,7 @@ lint: $(VENV)/portico.stamp $(VENV)/tools.stamp
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	$(BIN)/mypy --strict src
 
-bench: $(VENV)/portico.stamp $(VENV)/tools.stamp
+bench: $(VENV)/portico.stamp $(VENV)/tools.stamp $(NODE)/node_modules/.package-lock.json
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python bench/run.py $(ARGS)
 	$(if $(ARGS),,$(BIN)/python bench/clients.py --document bench/results/$(shell date +%F)-clients.md)

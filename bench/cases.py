@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
+WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
+POLLING = "/socket.io/?EIO=4&transport=polling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +20,13 @@ class Server:
     keeps_http: bool = True  # False: it closes the connection after each plain HTTP answer
     asgi: bool = False  # it serves the ASGI application that all such servers share
     sockets: bool = True  # False: that is all that it serves
+    realtime: bool = False  # it serves Socket.IO, and nothing else
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One load. ``mode``, ``path``, ``conns``, ``size`` (bytes) and ``depth`` (in flight) are wsload's arguments."""
+    """One load. ``mode``, ``path``, ``conns``, ``size`` (bytes) and ``depth`` (in flight) are wsload's arguments, or
+    pollload's where the mode begins with ``poll``."""
 
     name: str
     about: str
@@ -38,6 +42,8 @@ class Case:
 
     def fits(self, server: Server) -> bool:
         """Whether this case can be measured on `server`, and says anything there."""
+        if server.realtime or self.path.startswith("/socket.io"):
+            return server.realtime and self.path.startswith("/socket.io")
         if self.path in ("/asgi", "/post", "/download"):
             return server.asgi
         return server.sockets if self.mode != "wrk" else server.keeps_http
@@ -63,6 +69,9 @@ SERVERS = {
         Server("uvicorn", "uvicorn_server.py", ("uvicorn", "httptools", "websockets", "uvloop"), asgi=True),
         Server("granian", "granian_server.py", ("granian", "uvloop"), asgi=True, sockets=False),
         Server("websockets", "websockets_server.py", ("websockets", "uvloop"), keeps_http=False),
+        Server("portico-realtime", "portico_realtime_server.py", (), realtime=True),
+        Server("python-socketio", "socketio_server.py", ("socketio", "uvicorn", "uvloop"), realtime=True),
+        Server("socketio-node", "socketio_server.mjs", ("socket.io",), realtime=True),
     )
 }
 
@@ -113,6 +122,33 @@ CASES = {
         Case("asgi", "echo of an ASGI application, 100 connections, 1 in flight", "echo", "/asgi", 100),
         Case("asgi16", "echo of an ASGI application, 100 connections, 16 in flight", "echo", "/asgi", 100, depth=16),
         Case("tls", "echo over TLS, 50 connections, 64 bytes, 1 in flight", "echo", "/ws", 50, tls=True),
+        Case("secho", "Socket.IO on WebSocket: echo, 100 sessions, 64 bytes, 1 in flight", "sioecho", WEBSOCKET, 100),
+        Case(
+            "sfan",
+            "Socket.IO on WebSocket: broadcast of 64 bytes to 1,000 sessions, 1 in flight",
+            "siofan",
+            WEBSOCKET,
+            1000,
+            unit="delivery",
+        ),
+        Case(
+            "sidle",
+            "Socket.IO on WebSocket: 5,000 sessions that say nothing",
+            "sioopen",
+            WEBSOCKET,
+            5000,
+            unit="session",
+            figure="bytes_per_conn",
+        ),
+        Case("spollecho", "Socket.IO on long-polling: echo, 1,000 sessions, 64 bytes", "pollecho", POLLING, 1000),
+        Case(
+            "spollfan",
+            "Socket.IO on long-polling: broadcast of 64 bytes to 1,000 sessions, 1 in flight",
+            "pollfan",
+            POLLING,
+            1000,
+            unit="delivery",
+        ),
     )
 }
 DEFAULT_CASES = tuple(name for name in CASES if name != "fan1")
@@ -136,4 +172,11 @@ TARGETS = (
     Target("http", "portico-endpoint", 1.0, "granian"),
     Target("asgi", "portico-endpoint", 0.65, "uvicorn"),
     Target("asgi16", "portico-endpoint", 0.35, "uvicorn"),
+    Target("secho", "portico-realtime", 0.15, "python-socketio"),
+    Target("secho", "portico-realtime", 0.5, "socketio-node"),
+    Target("sfan", "portico-realtime", 0.05, "python-socketio"),
+    Target("sfan", "portico-realtime", 0.25, "socketio-node"),
+    Target("sidle", "portico-realtime", 5 * 1024),  # 4 KiB over its connection, which `idle` holds to 1 KiB
+    Target("spollecho", "portico-realtime", 0.3, "python-socketio"),
+    Target("spollfan", "portico-realtime", 0.3, "python-socketio"),
 )

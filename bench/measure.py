@@ -112,7 +112,8 @@ def wait_until_listening(running: Running) -> None:
 def serving(server: Server, tls: tuple[str, str] | None) -> Iterator[Running]:
     """Run ``server`` in a process group of its own, and end that group."""
     port = free_port()
-    command = [sys.executable, str(HERE / "servers" / server.file), str(port), *server.options]
+    program = (shutil.which("node") or "node") if server.file.endswith(".mjs") else sys.executable
+    command = [program, str(HERE / "servers" / server.file), str(port), *server.options]
     if tls:
         command += ["--tls", *tls]
     with tempfile.TemporaryFile() as log:
@@ -139,13 +140,16 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 # ---- tools ----
 
 
-def loader(tls: bool) -> str:
-    """The path of wsload, compiled when its source is newer; its TLS twin when ``tls``."""
-    source, binary = HERE / "wsload.c", BUILD / ("wsload-tls" if tls else "wsload")
-    if binary.exists() and binary.stat().st_mtime > source.stat().st_mtime:
+def loader(case: Case) -> str:
+    """The path of the case's load generator, compiled when its source is newer."""
+    tls = case.tls
+    source = HERE / ("pollload.c" if case.mode.startswith("poll") else "wsload.c")
+    binary = BUILD / (source.stem + ("-tls" if tls else ""))
+    changed = max(file.stat().st_mtime for file in (source, HERE / "load.h"))
+    if binary.exists() and binary.stat().st_mtime > changed:
         return str(binary)
     if not shutil.which("cc"):
-        raise Unmeasurable("no C compiler for wsload.c; install one (Debian: apt-get install gcc libc6-dev)")
+        raise Unmeasurable(f"no C compiler for {source.name}; install one (Debian: apt-get install gcc libc6-dev)")
     BUILD.mkdir(exist_ok=True)
     flags = ["-DWITH_TLS", str(source), "-lssl", "-lcrypto"] if tls else [str(source)]
     done = subprocess.run(["cc", "-O2", "-o", str(binary), *flags], capture_output=True, text=True)
@@ -155,7 +159,7 @@ def loader(tls: bool) -> str:
             f": {done.stderr.strip().splitlines()[0][-120:]}"
         )
     if done.returncode:
-        raise Unmeasurable(f"wsload.c doesn't compile: {done.stderr.strip()[-300:]}")
+        raise Unmeasurable(f"{source.name} doesn't compile: {done.stderr.strip()[-300:]}")
     return str(binary)
 
 
@@ -174,7 +178,7 @@ def certificate(folder: str) -> tuple[str, str]:
 
 def measure(server: Server, case: Case, seconds: float, tls: tuple[str, str] | None) -> Row:
     """One run of ``case`` against a fresh ``server``: a row of figures, or a row with only ``error``."""
-    load = {"wrk": http_load, "open": idle_load}.get(case.mode, websocket_load)
+    load = {"wrk": http_load, "open": idle_load, "sioopen": idle_load}.get(case.mode, websocket_load)
     try:
         with serving(server, tls if case.tls else None) as running:
             try:
@@ -202,7 +206,7 @@ def children_seconds() -> float:
 
 def arguments(running: Running, case: Case, seconds: float) -> list[str]:
     numbers = [case.conns, case.size, case.depth, seconds]
-    return [loader(case.tls), case.mode, "127.0.0.1", str(running.port), case.path, *map(str, numbers)]
+    return [loader(case), case.mode.removeprefix("poll"), "127.0.0.1", str(running.port), case.path, *map(str, numbers)]
 
 
 def websocket_load(running: Running, case: Case, seconds: float) -> Row:

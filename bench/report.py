@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -19,7 +20,8 @@ from measure import HERE, Row
 
 Results = dict[str, dict[str, list[Row]]]
 PACKAGES = (
-    "portico websockets picows aiofastnet aiohttp uvicorn uvloop httptools msgspec multidict yarl frozenlist Cython"
+    "portico websockets picows aiofastnet aiohttp uvicorn uvloop httptools msgspec multidict yarl frozenlist Cython "
+    "python-socketio python-engineio"
 )
 ASK_PORTICO = "import portico; print('compiled' if portico.compiled else 'interpreted')"
 
@@ -72,6 +74,9 @@ def versions() -> dict[str, str]:
     found["OpenSSL (Python's)"] = ssl.OPENSSL_VERSION
     found["C compiler"] = output("cc", "--version")
     found["wrk"] = wrk_version()
+    found["Node.js"] = output("node", "--version") or "not installed"
+    package = HERE.parent / "tests" / "interop" / "node" / "node_modules" / "socket.io" / "package.json"
+    found["socket.io (npm)"] = json.loads(package.read_text())["version"] if package.exists() else "not installed"
     return found
 
 

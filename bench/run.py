@@ -24,6 +24,7 @@ from quiet import LIMIT, wait_until_quiet
 from report import Results, case_table, document, machine, plain, target_table, today, versions
 
 T = TypeVar("T", Case, Server)
+NODE = HERE.parent / "tests" / "interop" / "node"
 
 
 def arguments() -> argparse.Namespace:
@@ -61,6 +62,9 @@ def choose(
 def missing(server: Server) -> str | None:
     """Why ``server`` can't run here, or None."""
     needs = server.needs or ("portico",)
+    if server.file.endswith(".mjs"):
+        there = shutil.which("node") and all((NODE / "node_modules" / name).is_dir() for name in needs)
+        return None if there else f"{server.name}: no Node.js, or not npm's {', '.join(needs)}; make bench installs it"
     absent = [name for name in needs if importlib.util.find_spec(name) is None]
     if not absent:
         return None
@@ -77,7 +81,7 @@ def unfit(case: Case, cert_folder: str) -> str | None:
     if hard != resource.RLIM_INFINITY and hard < case.conns + 100:
         return f"needs {case.conns + 100} open files, the hard limit is {hard} (ulimit -Hn)"
     try:
-        loader(case.tls)
+        loader(case)
         if case.tls:
             certificate(cert_folder)
     except Unmeasurable as reason:

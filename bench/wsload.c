@@ -10,6 +10,7 @@
  *   wsload sioecho HOST PORT PATH CONNS SIZE DEPTH SECONDS   Socket.IO v5: event "echo", answered by "echo"
  *   wsload siofan  HOST PORT PATH CONNS SIZE DEPTH SECONDS   Socket.IO v5: all send "join", the first sends
  *     "broadcast", all receive it (PATH as in /socket.io/?EIO=4&transport=websocket)
+ *   wsload sioopen HOST PORT PATH CONNS 0 0 SECONDS          "open" with a Socket.IO session on each
  *
  * Prints one JSON line: messages (or deliveries) per second and latency percentiles in microseconds. Messages are
  * binary; each carries its send time in its first 8 bytes (SIZE >= 8). Only loopback addresses are accepted.
@@ -33,14 +34,13 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "load.h"
+
 #ifdef WITH_TLS
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #endif
-
-#define WARM_UP_NS 500000000ull
-#define READ_SIZE 65536
-#define WAVE 200 /* connections opened at once: below any backlog */
 
 enum { CONNECTING, HANDSHAKE, OPENING, OPEN, DEAD };
 
@@ -57,75 +57,13 @@ typedef struct {
 #endif
 } conn;
 
-static int ep, n_conns, size, depth, n_open, n_dead, mode, sio, counting;
+static int ep, n_conns, size, depth, n_open, n_dead, mode, sio;
 static double seconds;
 static struct sockaddr_in addr;
 static char request[1024];
 static int request_len;
 static conn *conns;
-static uint64_t counted, churned, wrong;
-static uint64_t hist[64 * 64]; /* log-linear histogram of nanoseconds */
-static clockid_t server_clocks[64];
-static int n_server_clocks;
-
-/* ---- time, histogram, the server's CPU ---- */
-
-static uint64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
-
-static int bucket(uint64_t v) {
-    if (v < 64) return v;
-    int e = 63 - __builtin_clzll(v);
-    return (e - 5) * 64 + ((v >> (e - 6)) & 63);
-}
-
-static double bucket_value(int b) {
-    if (b < 64) return b;
-    int e = b / 64 + 5;
-    return (double)((1ull << e) + ((uint64_t)(b % 64) << (e - 6)));
-}
-
-static double percentile_us(double p) {
-    uint64_t total = 0, seen = 0;
-    for (int i = 0; i < 64 * 64; i++) total += hist[i];
-    for (int i = 0; i < 64 * 64; i++) {
-        seen += hist[i];
-        if (seen && seen >= p * total) return bucket_value(i) / 1000.0;
-    }
-    return 0;
-}
-
-static void watch_servers(const char *pids) {
-    while (pids && *pids && n_server_clocks < 64) {
-        char *end;
-        long pid = strtol(pids, &end, 10);
-        if (end == pids || clock_getcpuclockid(pid, &server_clocks[n_server_clocks])) {
-            fprintf(stderr, "WSLOAD_PIDS: no process %.20s\n", pids);
-            exit(2);
-        }
-        n_server_clocks++;
-        pids = *end == ',' ? end + 1 : end;
-    }
-}
-
-static double server_cpu(void) {
-    double total = 0;
-    for (int i = 0; i < n_server_clocks; i++) {
-        struct timespec t;
-        if (!clock_gettime(server_clocks[i], &t)) total += t.tv_sec + t.tv_nsec / 1e9;
-    }
-    return total;
-}
-
-static void finish_line(uint64_t n, double cpu) {
-    if (n_server_clocks)
-        printf(", \"counted\": %lu, \"server_cpu_s\": %.6f, \"wrong\": %lu", (unsigned long)n, cpu,
-               (unsigned long)wrong);
-    printf("}\n");
-}
+static uint64_t churned;
 
 /* ---- plain TCP or TLS: the same two calls, with errno EAGAIN when there is nothing to do ---- */
 
@@ -174,16 +112,6 @@ static const int drain = 0;
 #endif
 
 /* ---- out ---- */
-
-static void grow(uint8_t **b, size_t *cap, size_t need) {
-    if (*cap >= need) return;
-    while (*cap < need) *cap = *cap ? *cap * 2 : 4096;
-    *b = realloc(*b, *cap);
-    if (!*b) {
-        perror("realloc");
-        exit(1);
-    }
-}
 
 static void interest(conn *c, int write) {
     if (c->want_write == write) return;
@@ -337,12 +265,6 @@ static int upgraded(conn *c) {
 
 /* ---- in ---- */
 
-static void count(uint64_t sent_at) {
-    if (!counting) return;
-    counted++;
-    hist[bucket(now() - sent_at)]++;
-}
-
 static void packet(conn *c, uint8_t *p, size_t n) {
     if (n == 1 && p[0] == '2') {
         put_text(c, "3", 1);
@@ -365,6 +287,7 @@ static void packet(conn *c, uint8_t *p, size_t n) {
     memcpy(digits, q + 3, 16);
     digits[16] = 0;
     count(strtoul(digits, 0, 16));
+    if (n != (size_t)size + 2 || p[n - 3] != 'x') wrong++;
     if (mode == 'e' || c->index == 0) put_message(c);
 }
 
@@ -498,12 +421,6 @@ static int hold(double opened_in) {
     return 0;
 }
 
-static double own_cpu(void) {
-    struct rusage r;
-    getrusage(RUSAGE_SELF, &r);
-    return r.ru_utime.tv_sec + r.ru_stime.tv_sec + (r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1e6;
-}
-
 static void publish(conn *c) {
     for (int d = 0; d < depth; d++) put_message(c);
     flush(c);
@@ -535,7 +452,7 @@ static int flow(const char *name, double opened_in) {
 
 int main(int argc, char **argv) {
     if (argc != 9) {
-        fprintf(stderr, "usage: wsload echo|fanout|open|churn|sioecho|siofan "
+        fprintf(stderr, "usage: wsload echo|fanout|open|churn|sioecho|siofan|sioopen "
                         "HOST PORT PATH CONNS SIZE DEPTH SECONDS\n");
         return 2;
     }

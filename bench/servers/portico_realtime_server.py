@@ -1,4 +1,4 @@
-"""Portico's Realtime: ``chat`` goes to everyone in a room, ``echo`` comes back; as in ``socketio_server.py``."""
+"""Portico's Realtime: ``join`` a room, ``broadcast`` to it, ``echo`` comes back; as the other servers of Socket.IO."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import portico
 io = portico.Realtime()
 
 
-@io.on("connect")
-async def connect(client: Any, auth: Any) -> None:
+@io.on("join")
+async def join(client: Any) -> None:
     client.join("room")
 
 
@@ -21,9 +21,9 @@ async def echo(client: Any, text: str) -> None:
     client.emit("echo", text)
 
 
-@io.on("chat")
-async def chat(client: Any, text: str) -> None:
-    io.to("room").emit("chat", text)
+@io.on("broadcast")
+async def broadcast(client: Any, text: str) -> None:
+    io.to("room").emit("broadcast", text)
 
 
 def main() -> None:

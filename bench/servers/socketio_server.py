@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import common
 import socketio
 import uvicorn
@@ -12,7 +10,7 @@ io = socketio.AsyncServer(async_mode="asgi")
 
 
 @io.event
-async def connect(sid: str, environ: Any, auth: Any = None) -> None:
+async def join(sid: str) -> None:
     await io.enter_room(sid, "room")
 
 
@@ -22,13 +20,21 @@ async def echo(sid: str, text: str) -> None:
 
 
 @io.event
-async def chat(sid: str, text: str) -> None:
-    await io.emit("chat", text, room="room")
+async def broadcast(sid: str, text: str) -> None:
+    await io.emit("broadcast", text, room="room")
 
 
 def main() -> None:
     args = common.arguments()
-    uvicorn.run(socketio.ASGIApp(io), host=common.HOST, port=args.port, loop="uvloop", log_level="error")
+    uvicorn.run(
+        socketio.ASGIApp(io),
+        host=common.HOST,
+        port=args.port,
+        loop="uvloop",
+        log_level="error",
+        access_log=False,
+        backlog=common.BACKLOG,
+    )
 
 
 main()
