@@ -426,8 +426,10 @@ class Stream(Source):
             self.buffered = len(self._out[0]) if self._out else 0
 
     def replace(self, entry: bytes, same: Any) -> bool:
-        """Put `entry` in the place of the last one not yet begun for which ``same`` holds; False: there is none. An empty
-        one only takes that out."""
+        """Put `entry` in the place of the last one not yet begun for which ``same`` holds; False: there is none.
+
+        An empty one only takes that out.
+        """
         out = self._out
         if out is None:
             return False
