@@ -219,13 +219,19 @@ class Reader:
         connection.transport.abort()
 
     async def polling(self, count: int) -> str:
-        try:
-            sid = await self.raw.poll_session()
-            await self.raw.post(sid, "40" + json.dumps(self._auth))
-            while count > 0 and not self.done:
-                count -= await self._poll(sid)
-        except AssertionError as error:
-            raise EOFError from error  # a 400: the session is over
+        sid = await self._begin_polling()
+        while count > 0 and not self.done:
+            count -= await self._poll(sid)
+        return sid
+
+    async def _begin_polling(self) -> str:
+        status, opened = await self.raw.request()
+        if status != 200:
+            raise EOFError
+        sid = str(json.loads(opened[1:])["sid"])
+        status, _ = await self.raw.request("POST", ("40" + json.dumps(self._auth)).encode(), sid=sid)
+        if status != 200:
+            raise EOFError
         return sid
 
     async def _poll(self, sid: str) -> int:

@@ -45,7 +45,7 @@ class Publisher:
         io.on("connect", self.connect)
 
     async def connect(self, client: Any, auth: Any) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.random.choice((0, 0.002, 0.01)))  # while events go on
         if client.recovered:
             return
         number = auth["number"]
@@ -63,7 +63,7 @@ class Publisher:
                 await turns(2)
                 if not number % 400:
                     self._drop()
-                while sum(number - reader.seen > KEPT / 3 and not reader.away for reader in readers) > CLIENTS / 4:
+                while sum(self.offset - reader.seen > KEPT / 3 and not reader.away for reader in readers) > CLIENTS / 4:
                     await asyncio.sleep(0.002)
         self.finished = True
         self.io.emit("end")
@@ -95,10 +95,15 @@ class Publisher:
             whom = list(range(CLIENTS))
         else:
             self.io.to(*rooms).emit("n", *args)
+        for other in whom:
+            self.ledger.events[other].append((self.offset, number))
+
+    @property
+    def offset(self) -> int:
+        """Of the last event."""
         position = self.io.broker.position("/")
         assert position is not None
-        for other in whom:
-            self.ledger.events[other].append((position.offset, number))
+        return position.offset
 
     def _drop(self) -> None:
         """The server ends a connection, in a way after which the client may come back; or a client, which may not."""

@@ -38,7 +38,7 @@ OPEN_S = 10.0  # how long the broker has to say from where a room is followed
 ENVELOPE_BYTES = 300  # more than what a broker adds to an event
 CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{20}")
 
-_FIRST = re.compile(rb'\["[^"\\]*+(?:\\.[^"\\]*+)*+"')  # not by a parser: how deep the arguments may be depends on who asks
+_FIRST = re.compile(rb'\["[^"\\]*+(?:\\.[^"\\]*+)*+"')  # a parser's stack might end within the arguments
 _decode = msgspec.json.Decoder().decode
 
 
