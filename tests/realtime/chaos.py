@@ -318,7 +318,7 @@ class Reader:
         self.away = True
         until = self.ledger.published + self.random.randrange(5000)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(1):
                 while self.ledger.published < until:
                     await asyncio.sleep(0.01)
         self.away = False
