@@ -8,7 +8,6 @@ const EDGE = 6;
 const KEPT = 1200;
 
 const timelines = new Set();
-let drawnAt = 0;
 
 export class Timeline {
   /** `span`: ms from the left end to the right one, which is now. `hue`: the name of a colour in the style sheet. */
@@ -18,7 +17,7 @@ export class Timeline {
     this.ticks = [];
     this.gaps = [];
     this.visible = false;
-    this.painted = [];
+    this.drawnAt = 0;
     new IntersectionObserver(([seen]) => {
       this.visible = seen.isIntersecting;
     }).observe(canvas);
@@ -117,9 +116,10 @@ function whole(gaps, since, time) {
 }
 
 function frame(time) {
-  if (time - drawnAt >= (calm.matches ? CALM_FRAME_MS : FRAME_MS)) {
-    drawnAt = time;
-    for (const timeline of timelines) if (timeline.visible) timeline.draw(time);
+  for (const timeline of timelines) {
+    if (time - timeline.drawnAt < (timeline.visible && !calm.matches ? FRAME_MS : CALM_FRAME_MS)) continue;
+    timeline.drawnAt = time;
+    timeline.draw(time);
   }
   requestAnimationFrame(frame);
 }
