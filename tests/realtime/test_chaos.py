@@ -154,6 +154,7 @@ def report(name: str, readers: list[Reader], publisher: Publisher, took_s: float
     )
 
 
+@pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")  # aiohttp's, where a request is cut off
 @pytest.mark.parametrize("transports", [["websocket", "polling", "upgrade"], ["polling"]], ids="-".join)
 async def test_each_log_is_what_was_published_or_has_a_gap_that_was_told(transports: list[str]) -> None:
     io = portico.Realtime(

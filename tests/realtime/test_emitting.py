@@ -11,10 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 from tests.realtime.raw import Raw, Socket, serving
-from tests.support import until
+from tests.support import Logged, until
 
 import portico
 from portico.brokers.memory import MemoryBroker, MemoryHub
+from portico.realtime import History
+from portico.realtime.outgoing import Outgoing
+from portico.wire.deflate import Codec
+from portico.wire.extensions import Agreed
 
 
 @contextlib.asynccontextmanager
@@ -52,6 +56,9 @@ async def test_who_gets_an_event() -> None:
             (one.broadcast, {two, three}),
             (one, {one}),
             (io.room("x"), {one}),
+            (io.to(), set()),
+            (three.to(*three.rooms), set()),
+            (io.to().to("x"), {one}),
         ]
         for number, (audience, expected) in enumerate(cases):
             assert audience.emit("n", number).delivered == len(expected), number
@@ -100,6 +107,27 @@ async def test_what_can_be_sent() -> None:
             io.to(5)  # type: ignore[arg-type]
 
 
+async def test_what_goes_out_is_counted() -> None:
+    """Each attachment is a message of its own; the access log tells how many there were."""
+    io = portico.Realtime()
+    async with serving(io) as raw, connected(raw) as [(socket, client)]:
+        ws = client.session.ws
+        before = ws.messages_out
+        io.emit("a")
+        client.emit("b", b"1")
+        io.emit("c", b"2", b"3")
+        await socket.expect('42["a"]', '451-["b",{"_placeholder":true,"num":0}]', b"1")
+        assert ws.messages_out == before + 1 + 2 + 3
+
+
+async def test_nothing_runs_in_the_background_of_what_is_served_no_more() -> None:
+    io = portico.Realtime()
+    async with serving(io):
+        await io.background(asyncio.sleep(0))
+    with pytest.raises(portico.LocalError, match="not being served"):
+        io.background(asyncio.sleep(0))
+
+
 async def test_threads_emit_join_and_leave_in_their_order() -> None:
     io = portico.Realtime()
     async with serving(io) as raw, connected(raw) as [(socket, client)]:
@@ -116,6 +144,33 @@ async def test_threads_emit_join_and_leave_in_their_order() -> None:
         await asyncio.to_thread(work)
         assert delivered == [0, 1, 0]
         await socket.expect('42["n",1]', '42["n",3]')
+
+
+async def test_what_a_thread_emits_in_vain_is_logged(logged: Logged) -> None:
+    """It has gone on by then: nobody may ask for .delivered."""
+    io = portico.Realtime(history=History(max_bytes=2_000))
+    async with serving(io) as raw, connected(raw, 1, "x") as [(socket, _)]:
+        emission = await asyncio.to_thread(lambda: io.to("x").emit("n", "x" * 5_000))
+        with pytest.raises(portico.LocalError, match="max_bytes"):
+            await asyncio.to_thread(lambda: emission.delivered)
+        logged.take("reaches nobody")
+        io.to("x").emit("n", 1)
+        await socket.expect('42["n",1]')
+
+
+async def test_no_rooms_are_nobody_whatever_is_asked_of_them() -> None:
+    """``io.to(*client.rooms)`` of a client without rooms is not everyone."""
+    io = portico.Realtime()
+    async with serving(io) as raw, connected(raw) as [(socket, client)]:
+        nobody = io.to(*client.rooms)
+        assert (await nobody.fetch(), await nobody.call("q", timeout=5)) == ([], {})
+        nobody.join("x")
+        nobody.disconnect(close=True)
+        assert (client.connected, io.rooms) == (True, {})
+        with pytest.raises(portico.LocalError):
+            nobody.emit("connect")
+        io.emit("n")
+        await socket.expect('42["n"]')
 
 
 async def test_a_sync_handler_works_in_a_thread_with_everything() -> None:
@@ -187,6 +242,24 @@ async def test_several_nodes_are_one_audience() -> None:
         await until(lambda: "y" in two.rooms)
         ones.to(two.id).disconnect()
         await b.expect("41")
+
+
+async def test_who_is_found_on_another_node_without_the_data_that_can_not_be_sent(logged: Logged) -> None:
+    hub = MemoryHub()
+    ones, twos = (portico.Realtime(broker=MemoryBroker(hub)) for _ in range(2))
+    async with (
+        serving(ones) as here,
+        serving(twos) as there,
+        connected(here) as [(_, one)],
+        connected(there) as [(_, two)],
+    ):
+        one.data["n"], two.data["n"] = 1, {1, 2}
+        found = {each.id: each.data for each in await ones.fetch()}
+        assert found == {one.id: {"n": 1}, two.id: {"n": [1, 2]}}
+        two.data["n"] = object()
+        found = {each.id: each.data for each in await ones.timeout(5).fetch()}
+        assert found == {one.id: {"n": 1}, two.id: {}}
+    logged.take("client.data")
 
 
 async def slow(raw: Raw) -> tuple[str, Any]:
@@ -273,6 +346,41 @@ async def test_one_encoding_serves_every_recipient() -> None:
         assert len(seen) == 1
         for socket, _ in pairs:
             await socket.expect('42["n",1]')
+
+
+async def test_each_form_of_it_is_made_once() -> None:
+    """WebSocket frames, the same compressed with each set of parameters, a payload for polling; with binary in it."""
+    out = Outgoing(b'451-["n",{"_placeholder":true,"num":0}]' + b" " * 2_000, [b"\x00" * 2_000], droppable=True)
+    agreed = Agreed(True, True, 15, 15)
+    one, other, lower = (Codec(agreed, portico.Deflate(level=level), client=False) for level in (6, 6, 1))
+    assert out.frames is out.frames
+    assert out.payload is out.payload
+    assert out.packed(one) is out.packed(other)
+    assert out.packed(one) is not out.packed(lower)
+    assert len(out.packed(one)) < len(out.frames) / 10
+
+
+async def test_a_broadcast_makes_no_task_on_any_transport() -> None:
+    io = portico.Realtime()
+    async with serving(io) as raw, connected(raw, 3) as pairs:
+        sids = [await raw.poll_session() for _ in range(3)]
+        for sid in sids:
+            await raw.post(sid, "40")
+            await raw.get(sid)
+        url = raw.url(transport="websocket").replace("http", "ws", 1)
+        async with raw.http.ws_connect(url, compress=15) as ws:
+            await ws.receive_str()
+            await ws.send_str("40")
+            await ws.receive_str()
+            before = asyncio.all_tasks()
+            assert io.emit("n", "x" * 5_000, b"y").delivered == 7
+            assert asyncio.all_tasks() <= before
+            told = f'451-["n","{"x" * 5_000}",{{"_placeholder":true,"num":0}}]'
+            assert await ws.receive_str() == told
+        for socket, _ in pairs:
+            await socket.expect(told, b"y")
+        for sid in sids:
+            assert await raw.get(sid) == f"{told}\x1ebeQ=="
 
 
 async def test_compressed_broadcasts_arrive_whole() -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from portico.codes import Close
 from portico.errors import ConnectionClosed, LocalError, Refuse
-from portico.realtime.emissions import Audience, Emission, Selection, emit, names
+from portico.realtime.emissions import Audience, Selection, names
 from portico.realtime.identity import Identified, Lifetime
-from portico.realtime.outgoing import Outgoing
-from portico.realtime.rates import Bucket, allowed
-from portico.realtime.unidentified import admitted, afford
-from portico.wire.socketio import ACK, CONNECT, DISCONNECT
+from portico.realtime.members import CONNECTED, CONNECTING, EVENT_BYTES, GONE, Item, Member
+from portico.realtime.rates import Bucket
+from portico.realtime.unidentified import admitted
+from portico.wire.socketio import CONNECT, DISCONNECT
 
 if TYPE_CHECKING:
     from portico.brokers import Receipt
@@ -27,14 +26,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("portico.realtime")
 
-CONNECTING, CONNECTED, GONE = "connecting", "connected", "gone"
 CALL_TIMEOUT_S = 60.0
-EVENT_BYTES = 200  # what an unread event weighs besides its text
-
-Item = tuple[list[Any], int | None, int]  # an event and its arguments; the id of its acknowledgement; what it weighs
 
 
-class Client(Identified, Audience):
+class Client(Member, Identified, Audience):
     """One client of a namespace. ``id`` is its name, and a room of its own.
 
     - ``data``: yours, a dict; where the connection's state is recovered, so is this.
@@ -47,9 +42,6 @@ class Client(Identified, Audience):
         "_acks",
         "_auth",
         "_buckets",
-        "_early",
-        "_early_bytes",
-        "_inbox",
         "_joining",
         "_last_call",
         "_left",
@@ -58,28 +50,17 @@ class Client(Identified, Audience):
         "_reason",
         "_rooms",
         "_since",
-        "_working",
         "data",
-        "id",
-        "namespace",
         "recovered",
-        "session",
-        "state",
     )
 
     def __init__(self, namespace: Namespace, session: Session, auth: dict[str, Any]) -> None:
-        self.namespace = namespace
-        self.session = session
-        self.id = secrets.token_urlsafe(15)
+        Member.__init__(self, namespace, session, secrets.token_urlsafe(15))
         self.data: dict[str, Any] = {}
         self.recovered = False
-        self.state = CONNECTING
         self._auth: dict[str, Any] | None = auth
         self._rooms: dict[str, int] | None = None  # and where in the history it joined them
         self._left: list[tuple[str, int, int]] | None = None  # rooms that it was in before
-        self._early: list[Outgoing] | None = []  # what it gets when it is connected
-        self._early_bytes = 0
-        self._inbox: deque[Item] = deque()
         self._acks: dict[int, asyncio.Future[list[Any]]] | None = None
         self._last_call = 0
         self._joining: list[Receipt] | None = None
@@ -88,7 +69,6 @@ class Client(Identified, Audience):
         self._since = ""  # where in the history it was when it connected
         self._lifetime: Lifetime | None = None  # of its identity, where that is not simply its session's
         self._buckets: dict[str | None, Bucket] | None = None  # of its rates
-        self._working = False  # a task deals with what has come
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -96,11 +76,6 @@ class Client(Identified, Audience):
     def rooms(self) -> frozenset[str]:
         """The rooms that it is in, besides its own."""
         return frozenset(self._rooms or ())
-
-    @property
-    def connected(self) -> bool:
-        """Whether it was let in, and has not left."""
-        return self.state is CONNECTED
 
     @property
     def request(self) -> Request:
@@ -133,14 +108,6 @@ class Client(Identified, Audience):
     def broadcast(self) -> Selection:
         """Everyone in the namespace but this client."""
         return Selection(self.namespace, None, [self.id])
-
-    def emit(self, event: str, *args: Any) -> Emission:
-        """Send it an event, at once and from any thread."""
-        namespace = self.namespace
-        made = namespace.event("event", [self.id], [], (event, *args))
-        if namespace.io.is_here():
-            return Emission(namespace.publish_to(self, made))
-        return emit(namespace.io, lambda: namespace.publish_to(self, made))
 
     async def call(self, event: str, *args: Any, timeout: float | None = None) -> Any:
         """Send it an event and wait for its answer: the value, None for none, a list for several.
@@ -180,19 +147,6 @@ class Client(Identified, Audience):
         finally:
             if self._acks is not None:
                 self._acks.pop(number, None)
-
-    def _send(self, out: Outgoing) -> bool:
-        """Give it a packet now, or when it is connected."""
-        early = self._early
-        if early is None:
-            return self.state is CONNECTED and self.session.send(out)
-        self._early_bytes += out.size
-        if self._early_bytes + 1024 > self.session.engine.options.max_outbox_bytes and early:
-            self.session.overflow(out)
-            self.session.close("transport error", discard=True)  # whatever the policy: it was let in to nothing yet
-            return False
-        early.append(out)
-        return True
 
     # -- rooms ---------------------------------------------------------------------------------------------------------
 
@@ -242,29 +196,6 @@ class Client(Identified, Audience):
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
-    def _receive(self, event: list[Any], id: int | None, size: int) -> None:
-        if self.namespace.io.limited and not allowed(self, event[0], id):
-            return
-        handler = self.namespace.handler(event[0])
-        if handler is not None and handler.concurrent and self.state is CONNECTED:
-            self.session.hold(size + EVENT_BYTES)
-            self.namespace.io.spawn(self._handle((event, id, size)))
-            return
-        if not self._working and self.state is CONNECTED:
-            runners = self.namespace.io.runners
-            if runners is not None and runners.begin(self, event, id, size):
-                return
-        self.session.hold(size + EVENT_BYTES)
-        self._inbox.append((event, id, size))
-        if not self._working:
-            self._begin()
-        elif self.state is CONNECTING:
-            afford(self.session, size)
-
-    def _begin(self) -> None:
-        self._working = True
-        self.namespace.io.begin_work(self._work())
-
     async def _work(self) -> None:
         """Deal with what has come, one after the other."""
         try:
@@ -286,13 +217,6 @@ class Client(Identified, Audience):
                 await self.namespace.dispatch(self, event, id)
         finally:
             self.session.hold(-size - EVENT_BYTES)
-
-    def _answer(self, id: int | None, result: Any) -> None:
-        """Acknowledge an event (Socket.IO v5, §Acknowledgement)."""
-        if id is None or self.state is not CONNECTED:
-            return
-        values = [] if result is None else list(result) if isinstance(result, tuple) else [result]
-        self.session.channel.send(ACK, self.namespace.name, values, id)
 
     def _acknowledged(self, id: int | None, values: list[Any]) -> None:
         future = None if self._acks is None or id is None else self._acks.pop(id, None)

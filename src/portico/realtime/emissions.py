@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,11 @@ from portico.errors import LocalError
 
 if TYPE_CHECKING:
     from portico.realtime.clients import Client
+    from portico.realtime.events import Event
     from portico.realtime.namespaces import Namespace
     from portico.realtime.realtime import Realtime
+
+logger = logging.getLogger("portico.realtime")
 
 ELSEWHERE_S = 10.0  # how long another thread waits for the event loop
 
@@ -23,23 +27,27 @@ class Emission:
     ``await emission`` waits until the broker has accepted it, or raises `portico.BrokerError`.
     """
 
-    __slots__ = ("_elsewhere", "_receipt")
+    __slots__ = ("_elsewhere", "_receipt", "_taken")
 
-    def __init__(self, receipt: Receipt, elsewhere: concurrent.futures.Future[Receipt] | None = None) -> None:
-        self._receipt = receipt
+    def __init__(
+        self, receipt: Receipt | None, elsewhere: concurrent.futures.Future[Receipt] | None = None, taken: int = 0
+    ) -> None:
+        self._receipt = receipt  # None where no broker had part in it, and `taken` says the rest
         self._elsewhere = elsewhere  # emitted in another thread: what the event loop makes of it
+        self._taken = taken
 
     @property
     def delivered(self) -> int:
         """How many local recipients took it. Asked in another thread than the event loop's, this waits for the loop."""
         if self._elsewhere is not None:
             return self._elsewhere.result(ELSEWHERE_S).delivered
-        return self._receipt.delivered
+        return self._taken if self._receipt is None else self._receipt.delivered
 
     def __await__(self) -> Generator[Any, None, None]:
         if self._elsewhere is not None:
             raise LocalError("an emission of another thread can't be awaited: it has .delivered")
-        yield from self._receipt.__await__()
+        if self._receipt is not None:
+            yield from self._receipt.__await__()
 
     def __repr__(self) -> str:
         return "<Emission in another thread>" if self._elsewhere is not None else f"<Emission to {self.delivered}>"
@@ -54,7 +62,8 @@ class Audience:
         raise NotImplementedError
 
     def to(self, *rooms: str | Client) -> Selection:
-        """Those who are in one of `rooms`, each once; a client's id is a room, too."""
+        """Those who are in one of `rooms`, each once; a client's id is a room, too. Of no rooms: nobody, so that
+        ``io.to(*client.rooms)`` is never everyone."""
         return self._select()._with(rooms=names(rooms))
 
     def except_(self, *rooms: str | Client) -> Selection:
@@ -119,7 +128,7 @@ class Selection(Audience):
         key: str | None = None,
     ) -> None:
         self._namespace = namespace
-        self._rooms = rooms or []
+        self._rooms = rooms  # None: everyone; none of them: nobody
         self._excepts = excepts or []
         self._volatile = volatile
         self._timeout_s = timeout_s
@@ -139,27 +148,36 @@ class Selection(Audience):
     ) -> Selection:
         return Selection(
             self._namespace,
-            self._rooms + rooms if rooms else self._rooms,
+            self._rooms if rooms is None else [*(self._rooms or ()), *rooms],
             self._excepts + excepts if excepts else self._excepts,
             self._volatile or volatile,
             self._timeout_s if timeout_s is None else timeout_s,
             self._key if key is None else key,
         )
 
+    def _made(self, kind: str, args: tuple[Any, ...] = ()) -> Event:
+        return self._namespace.event(kind, self._rooms or [], self._excepts, args)
+
     def _emit(self, event: str, args: tuple[Any, ...]) -> Emission:
-        made = self._namespace.event("event", self._rooms, self._excepts, (event, *args))
+        made = self._made("event", (event, *args))
         made.volatile = self._volatile
         made.key = self._key
+        if self._rooms == []:
+            return Emission(Receipt(0, None, True))
         return emit(self._namespace.io, lambda: self._namespace.publish(made))
 
     def _command(self, kind: str, values: list[str], flag: bool = False) -> None:
-        made = self._namespace.event(kind, self._rooms, self._excepts)
+        if self._rooms == []:
+            return
+        made = self._made(kind)
         made.values = values
         made.flag = flag
         emit(self._namespace.io, lambda: self._namespace.publish(made))
 
     async def _call(self, event: str, args: tuple[Any, ...], timeout: float | None) -> dict[str, Any]:
-        made = self._namespace.event("call", self._rooms, self._excepts, (event, *args))
+        made = self._made("call", (event, *args))
+        if self._rooms == []:
+            return {}
         made.timeout_s = self._timeout_s if timeout is None else timeout
         answers: dict[str, Any] = {}
         for part in await self._namespace.io.ask(made, made.timeout_s):
@@ -167,8 +185,9 @@ class Selection(Audience):
         return answers
 
     async def _fetch(self) -> list[Found]:
-        made = self._namespace.event("fetch", self._rooms, self._excepts)
-        parts = await self._namespace.io.ask(made, self._timeout_s)
+        if self._rooms == []:
+            return []
+        parts = await self._namespace.io.ask(self._made("fetch"), self._timeout_s)
         return [Found(self._namespace, *found) for part in parts for found in part]
 
 
@@ -225,6 +244,7 @@ def emit(io: Realtime, act: Callable[[], Receipt]) -> Emission:
             future.set_result(act())
         except BaseException as error:
             future.set_exception(error)
+            logger.exception("an event that another thread emitted reaches nobody")  # who emits may not ask
 
     io.soon(run)
     return Emission(Receipt(), future)

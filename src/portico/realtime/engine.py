@@ -17,13 +17,12 @@ from portico.realtime.polls import Polls
 from portico.realtime.refusals import Refused, wrong_version
 from portico.realtime.sessions import Session
 from portico.realtime.tickets import redeem_for_session
-from portico.realtime.unidentified import Unidentified, Waiting, restrict
+from portico.realtime.transport import Admission, SessionSocket
+from portico.realtime.unidentified import Unidentified, Waiting
 from portico.server.app import Native, Options, Origins, Route
-from portico.websocket import Endpoint, WebSocket
 from portico.wire import engineio
 
 if TYPE_CHECKING:
-    from portico.codes import Close
     from portico.realtime.rates import Rate
     from portico.realtime.realtime import Realtime
     from portico.server.exchange import Exchange
@@ -157,64 +156,6 @@ class Engine:
         if self.sessions.pop(session.id, None) is not None:
             self.reactor.wheel.cancel(session)
             self.counters.closed[session.closed or ""] += 1
-
-
-class Admission:
-    """A WebSocket that was let in: for a session there is, or for a new one."""
-
-    __slots__ = ("session", "user")
-
-    def __init__(self, session: Session | None, user: Any = None) -> None:
-        self.session = session
-        self.user = user
-
-
-class SessionSocket(Endpoint):
-    """The WebSocket transport: ``ws.state`` is the session."""
-
-    def __init__(self, mounted: Mounted) -> None:
-        self._mounted = mounted
-
-    def on_open(self, ws: WebSocket) -> None:
-        admission: Admission = ws.user
-        ws.user = admission.user
-        session = admission.session
-        if self._mounted.stopping:
-            ws.close(1001, "this server is stopping")
-            return
-        if session is None:
-            try:
-                session = ws.state = self._mounted.engine.open(self._mounted, ws.request, admission.user)
-            except Refused as refused:  # while authenticate was asked, others came
-                self._mounted.engine.counters.refused[refused.why] += 1
-                ws.close(1013, "try again later")
-                return
-            session.ws = ws
-            restrict(session, ws)
-            ws.write(session.greeting([]).decode())
-        elif session.closed is not None or session.ws is not None or session.probe is not None:
-            ws.close(1008, "this session has ended, or has a WebSocket")  # while authenticate was asked
-        else:
-            ws.state = session
-            restrict(session, ws)
-            session.begin_probe(ws)
-
-    def on_message(self, ws: WebSocket, message: str | bytes) -> None:
-        session: Session | None = ws.state
-        if session is None or session.closed is not None:
-            return
-        if session.ws is ws:
-            if type(message) is str and message.startswith("4"):  # what most are
-                session.channel.receive(message[1:])
-            else:
-                session.receive(message)
-        elif session.probe is ws:
-            session.receive_probe(ws, message)
-
-    def on_close(self, ws: WebSocket, close: Close) -> None:
-        session: Session | None = ws.state
-        if session is not None:
-            session.lost(ws)
 
 
 class Mounted(Native):

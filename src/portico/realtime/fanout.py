@@ -22,6 +22,7 @@ def fan_out(out: Outgoing, clients: list[Client], volatile: bool) -> int:
     frames = out.frames
     small = out.size - OBJECT_BYTES
     keyed = out.key is not None
+    messages = out.messages
     for client in clients:
         session = client.session
         if client._early is not None:
@@ -38,6 +39,7 @@ def fan_out(out: Outgoing, clients: list[Client], volatile: bool) -> int:
                 and not (volatile and stream.blocked)
             ):
                 stream.write(frames)
+                ws.wire.sent += messages
                 taken += 1
                 continue
         if (not volatile or session.writable) and session.send(out):

@@ -29,7 +29,7 @@ class Handler:
     Annotations of its arguments, but for the first, which is the client, say what it takes.
     """
 
-    __slots__ = ("_checks", "concurrent", "function", "least", "most", "rate", "waits")
+    __slots__ = ("_checks", "_plain", "concurrent", "function", "least", "most", "rate", "waits")
 
     def __init__(self, function: Function, *, concurrent: bool = False, rate: Rate | None = None) -> None:
         if not callable(function):
@@ -42,11 +42,7 @@ class Handler:
             getattr(inner, "__call__", None)  # noqa: B004 # an object whose __call__ is a coroutine function will do
         )
         self.least, self.most = _arity(function)
-        self._checks = _checks(function)
-
-    def fits(self, count: int) -> bool:
-        """Whether it can be called with `count` arguments."""
-        return self.least <= count <= self.most
+        self._checks, self._plain = _checks(function)
 
     def expected(self) -> str:
         """How many arguments an event has to have, besides the client."""
@@ -58,7 +54,8 @@ class Handler:
 
     def check(self, args: list[Any]) -> list[Any]:
         """An event's arguments as the handler is annotated to take them; raises Refuse where they don't fit."""
-        if not self.fits(len(args) + 1):
+        count = len(args) + 1
+        if count < self.least or count > self.most:
             raise Refuse(f"expected {self.expected()}, and {len(args)} came", data={"code": "arguments"})
         return self.convert(args) if self._checks else args
 
@@ -66,7 +63,7 @@ class Handler:
         """As many of the arguments as there are, as the handler is annotated to take them; raises Refuse."""
         args = list(args)
         for index, convert in self._checks.items():
-            if index < len(args):
+            if index < len(args) and type(args[index]) is not self._plain.get(index):
                 try:
                     args[index] = convert(args[index])
                 except ValueError as error:
@@ -126,16 +123,16 @@ def _arity(function: Function) -> tuple[int, int]:
     return least, most
 
 
-def _checks(function: Function) -> dict[int, Callable[[Any], Any]]:
-    """What checks the arguments behind the first, by their number from 0."""
+def _checks(function: Function) -> tuple[dict[int, Callable[[Any], Any]], dict[int, type]]:
+    """What checks the arguments behind the first, by their number from 0; and of which type one needs no check."""
     try:
         parameters = list(inspect.signature(function).parameters.values())[1:]
     except (TypeError, ValueError):
-        return {}
+        return {}, {}
     inner = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
     for name in ("__func__", "__call__"):  # of a bound method, and of an object that can be called
         inner = inner if hasattr(inner, "__globals__") else getattr(inner, name, inner)
-    checks = {}
+    checks, plain = {}, {}
     for index, parameter in enumerate(parameters):
         wanted = parameter.annotation
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
@@ -147,11 +144,13 @@ def _checks(function: Function) -> dict[int, Callable[[Any], Any]]:
             wanted = typing.get_type_hints(alone, getattr(inner, "__globals__", {}), include_extras=True)["it"]
             if wanted is not Any and wanted is not object:
                 checks[index] = _converter(wanted)
+            if wanted in (str, int, float, bool):
+                plain[index] = wanted
         except (NameError, TypeError) as error:
             raise LocalError(
                 f"handler {function!r}: what its argument {parameter.name!r} takes can't be checked: {error}"
             ) from None
-    return checks
+    return checks, plain
 
 
 def _converter(wanted: Any) -> Callable[[Any], Any]:

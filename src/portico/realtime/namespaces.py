@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from portico.brokers import Message, Position, Receipt
-from portico.errors import ConnectionClosed, LocalError, Refuse
-from portico.realtime.clients import CONNECTING, Client
+from portico.errors import LocalError, Refuse
+from portico.realtime.clients import Client
 from portico.realtime.emissions import Audience, Selection
 from portico.realtime.events import Event
 from portico.realtime.fanout import fan_out
 from portico.realtime.handlers import Function, Handler
 from portico.realtime.identity import Identity
+from portico.realtime.members import CONNECTING, Functions, Group, Member, encoded
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.rates import Rate
 from portico.realtime.recovery import Claim, Recovered, restore, set_aside
 from portico.realtime.room import Room
 from portico.realtime.tickets import admit_by_ticket
-from portico.wire import socketio
 
 if TYPE_CHECKING:
     from portico.realtime.realtime import Realtime
@@ -32,26 +32,11 @@ AnyFunction = TypeVar("AnyFunction", bound=Function)
 ID_LENGTH = 20  # rooms whose names are as long as a client's id go by the channel of their namespace
 
 
-class Functions:
-    """What the application does in a namespace, or in all that a pattern stands for."""
-
-    __slots__ = ("before", "before_events", "handlers", "presence", "streams")
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, Handler] = {}
-        self.before: list[Handler] = []
-        self.before_events: list[Handler] = []
-        self.streams: list[Handler] = []
-        self.presence: Handler | None = None
-
-
-class Namespace(Audience):
+class Namespace(Group, Audience):
     """Clients that share a name, like ``/admin``. What `Realtime.of` returns."""
 
     def __init__(self, io: Realtime, name: str, functions: Functions | None = None) -> None:
-        self.io = io
-        self.name = name
-        self.functions = functions or Functions()
+        Group.__init__(self, io, name, functions or Functions())
         self.clients: dict[str, Client] = {}  # who is connected, by id
         self.live: dict[str, Client] = {}  # the same by the name under which they come back
         self.claims: dict[str, Claim] = {}  # who is being restored, by that name
@@ -294,10 +279,7 @@ class Namespace(Audience):
         """An event, encoded. Raises LocalError where it can't be."""
         if not args:
             return Event(kind, self.name, rooms, excepts)
-        name = args[0]
-        if not isinstance(name, str) or name in socketio.RESERVED:
-            raise LocalError(f"event {name!r}: expected a name, and none of {', '.join(sorted(socketio.RESERVED))}")
-        json, attachments = socketio.encode_args(args)
+        json, attachments = encoded(args)
         return Event(kind, self.name, rooms, excepts, json, attachments)
 
     def publish(self, event: Event) -> Receipt:
@@ -319,11 +301,11 @@ class Namespace(Audience):
             return io.broker.publish(self.name, event, None if event.volatile else recovery.retention)
         return io.broker.publish(self._channel(event.rooms), event)
 
-    def publish_to(self, client: Client, event: Event) -> Receipt:
+    def publish_to(self, client: Member, event: Event) -> Receipt:
         """The same for one client of this node."""
         if self.io.recovery is not None:
             return self.pass_on(event)
-        return Receipt(fan_out(self.outgoing(event), [client], event.volatile), None, True)
+        return Receipt(int(client._send(self.outgoing(event))), None, True)
 
     def offset(self) -> int:
         """Up to where this node has delivered the history."""
@@ -359,6 +341,8 @@ class Namespace(Audience):
     def outgoing(self, event: Event, *, call: int | None = None, place: str = "", offset: int = 0) -> Outgoing:
         """The packet for the clients. `place`: its place in the history, which goes with it."""
         json = event.json
+        if call is None and self.io.recovery is None and self._head and not event.attachments:
+            return Outgoing(self._head + json, (), droppable=True, key=event.key, offset=offset)
         # One without a place in the history goes with the latest: a client takes any text at the end for its place.
         # Where it is asked, its acknowledgement stands there.
         if self.io.recovery is not None and call is None:
@@ -406,20 +390,6 @@ class Namespace(Audience):
         """Who gets an event, but for ``"*"``."""
         return self.functions.handlers.get(event)
 
-    async def dispatch(self, client: Client, event: list[Any], id: int | None) -> None:
-        """Let the application deal with an event, and answer it."""
-        name = event[0]
-        try:
-            result = await self._call(client, name, event[1:])
-            client._answer(id, result)
-        except Refuse as refuse:
-            self._answer_error(client, id, refuse.reason or "refused", refuse.data)
-        except Exception as error:
-            if isinstance(error, ConnectionClosed) and not client.connected:
-                return  # it was asking a client that has left
-            logger.exception("the handler of %r in %s failed", name[:100], self.name)
-            self._answer_error(client, id, "internal error")
-
     async def _call(self, client: Client, name: str, args: list[Any]) -> Any:
         functions = self.functions
         pool = self.io.pool
@@ -437,11 +407,3 @@ class Namespace(Audience):
         if handler.waits:
             return await handler.function(client, *args)
         return await handler.call(pool, client, *args)
-
-    def _answer_error(self, client: Client, id: int | None, reason: str, data: Any = None) -> None:
-        error = {"error": reason} if data is None else {"error": reason, "data": data}
-        try:
-            client._answer(id, error)
-        except LocalError:
-            logger.exception("the data of a Refuse can't be sent as JSON")
-            client._answer(id, {"error": reason})

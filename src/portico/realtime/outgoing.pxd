@@ -9,6 +9,7 @@ cdef class Outgoing:
     cdef public bint droppable
     cdef readonly object offset
     cdef readonly Py_ssize_t size
+    cdef readonly int messages
     cdef object _frames
     cdef bytes _payload
     cdef dict _packed

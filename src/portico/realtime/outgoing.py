@@ -27,12 +27,16 @@ class Outgoing:
     """An Engine.IO packet and the attachments that follow it.
 
     - ``text``: the packet with its type; empty where binary alone is sent. ``size``: about what it weighs, in bytes.
+    - ``messages``: how many it takes on a WebSocket.
     - ``droppable``: an event, which a slow recipient may lose where the policy says so.
     - ``key``: of an event that replaces the one before it with the same key, where the recipient has not got that.
     - ``offset``: its place in the history, 0 where it has none.
     """
 
-    __slots__ = ("_frames", "_packed", "_payload", "attachments", "droppable", "key", "offset", "size", "text")
+    __slots__ = (
+        *("_frames", "_packed", "_payload"),
+        *("attachments", "droppable", "key", "messages", "offset", "size", "text"),
+    )
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Outgoing:
         self.droppable = droppable
         self.key = key
         self.offset = offset
+        self.messages = (1 if text else 0) + len(attachments)
         self.size = OBJECT_BYTES + len(text) + (sum(map(len, attachments)) if attachments else 0)
         self._frames: bytes | None = None
         self._payload: bytes | None = None

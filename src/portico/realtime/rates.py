@@ -92,7 +92,7 @@ def check_rate(rate: Any, where: str) -> Rate | None:
     return rate
 
 
-def allowed(client: Client, event: str, id: int | None) -> bool:
+def allowed(client: Any, event: str, id: int | None) -> bool:
     """Whether an event of `client` is to be dealt with. Where not, it is answered here; too many of those end it."""
     namespace = client.namespace
     io = namespace.io

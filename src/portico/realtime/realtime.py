@@ -21,7 +21,8 @@ from portico.realtime.events import Event
 from portico.realtime.feeds import Feeds
 from portico.realtime.handlers import Function, Handler, Pool
 from portico.realtime.history import History
-from portico.realtime.namespaces import Functions, Namespace
+from portico.realtime.members import Functions, Here
+from portico.realtime.namespaces import Namespace
 from portico.realtime.presence import Attendance, Presence
 from portico.realtime.rates import Rate, check_rate
 from portico.realtime.recovery import Recovery
@@ -41,7 +42,7 @@ AnyFunction = TypeVar("AnyFunction", bound=Function)
 END_S = 5.0  # how long handlers have, when the server stops
 
 
-class Realtime(Tickets, Audience, Mountable):
+class Realtime(Here, Tickets, Audience, Mountable):
     """Events for the official Socket.IO clients, over WebSocket and long-polling.
 
     ::
@@ -117,7 +118,7 @@ class Realtime(Tickets, Audience, Mountable):
         if presence is not None and not isinstance(presence, Presence):
             raise LocalError(f"Realtime(presence={presence!r}): expected a portico.realtime.Presence, or None")
         self.authenticate = authenticate
-        self.recovery = recovery
+        Here.__init__(self, recovery, rate is not None)
         self.attendance = Attendance(self, presence) if presence is not None else None
         self.feeds = Feeds(self, history) if history is not None else None
         self.streams = Streams(self)
@@ -126,19 +127,15 @@ class Realtime(Tickets, Audience, Mountable):
         self.packets = format_named(packets, "Realtime")
         self.engine = Engine(self, options, check_rate(connect_rate, "Realtime"))
         self.rate = check_rate(rate, "Realtime")
-        self.limited = rate is not None  # whether any event has a rate
         self.pool = Pool(handler_threads)
-        self.running = False
         self._root = Namespace(self, "/")
         self._namespaces: dict[str, Namespace] = {"/": self._root}
         self._patterns: list[tuple[re.Pattern[str], Functions]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
         self._servers = 0
         self._starting: asyncio.Future[None] | None = None
         self._spawn: Spawn | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.runners: Runners | None = None
         self._asked: dict[int, Answers] = {}
         self._numbers = itertools.count(1)
 
@@ -219,7 +216,11 @@ class Realtime(Tickets, Audience, Mountable):
 
     def background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine until it ends, or the server does; what it raises is logged."""
-        return self.spawn(_logged(work))
+        try:
+            return self.spawn(_logged(work))
+        except LocalError:
+            work.close()
+            raise
 
     def _select(self) -> Selection:
         return Selection(self._root)
@@ -285,10 +286,7 @@ class Realtime(Tickets, Audience, Mountable):
         for namespace in self._namespaces.values():
             namespace.forget_subscriptions()
         self.pool.close()
-
-    def is_here(self) -> bool:
-        """Whether this is the event loop's thread, or there is no loop yet."""
-        return not self.running or threading.get_ident() == self._thread
+        self._loop = self._spawn = None
 
     def soon(self, act: Callable[[], object]) -> None:
         """Do it on the event loop's thread; from any."""
@@ -389,8 +387,16 @@ class Realtime(Tickets, Audience, Mountable):
                     client.session.close("transport error")
 
     def reply(self, asked: Event, data: Any) -> None:
-        """Answer what another node has asked."""
-        if self.running:
+        """Answer what a node has asked: another one, or this."""
+        if not self.running:
+            return
+        try:
+            self.broker.publish(asked.reply, Event("answer", asked.namespace, id=asked.id, data=data))
+        except LocalError as error:
+            if asked.kind != "fetch":
+                raise
+            logger.error("fetch() on another node gets no client.data of this one: %s", error)
+            data = [[id, rooms, {}] for id, rooms, _ in data]
             self.broker.publish(asked.reply, Event("answer", asked.namespace, id=asked.id, data=data))
 
     async def ask(self, event: Event, timeout_s: float) -> list[Any]:

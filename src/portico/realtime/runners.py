@@ -18,7 +18,7 @@ from portico.net.reactor import Reactor
 from portico.websocket.inbox import Cancellation
 
 if TYPE_CHECKING:
-    from portico.realtime.clients import Client
+    from portico.realtime.members import Member
 
 EVENT_BYTES: Final = 200  # what an unread event weighs besides its text
 CREDIT: Final = 16  # of handlers that wait, so many are tried before that is given up
@@ -44,7 +44,7 @@ class Runner:
 
     def __init__(self, runners: Runners) -> None:
         self._runners = runners
-        self.client: Client | None = None  # whose event it deals with
+        self.client: Any = None  # whose event it deals with
         self.task: asyncio.Task[None] | None = None
         self._event: list[Any] = []
         self._id: int | None = None
@@ -75,7 +75,7 @@ class Runner:
                 break
         self.task = None
 
-    async def _deal(self, client: Client) -> None:
+    async def _deal(self, client: Any) -> None:
         try:
             await client.namespace.dispatch(client, self._event, self._id)
         except BaseException:  # it was cancelled
@@ -89,7 +89,7 @@ class Runner:
         else:
             client._working = False
 
-    def step(self, client: Client, event: list[Any], id: int | None) -> None:
+    def step(self, client: Member, event: list[Any], id: int | None) -> None:
         """Deal with an event, as far as that goes without waiting."""
         callback, context = self._callback, self._context
         self._callback = self._context = None
@@ -176,7 +176,7 @@ class Runners:
         self._missed = 0
         self.coming = False  # one is on its way to be idle
 
-    def begin(self, client: Client, event: list[Any], id: int | None, size: int) -> bool:
+    def begin(self, client: Member, event: list[Any], id: int | None, size: int) -> bool:
         """Deal with an event of a client that has no other, now; False where it has to have a task of its own."""
         if not self.idle:
             self._miss()

@@ -18,7 +18,7 @@ from portico.realtime import unidentified
 from portico.realtime.channel import Channel
 from portico.realtime.outgoing import CLOSE, NOOP, PING, PROBE_PONG, EventFrame, KeyedFrame, Outgoing
 from portico.realtime.slow import Lag
-from portico.websocket import WebSocket
+from portico.websocket.websocket import WebSocket
 from portico.wire import engineio
 
 if TYPE_CHECKING:
@@ -157,11 +157,13 @@ class Session(Timed):
         elif slow:
             frames = out.frames  # not compressed: what is may not be dropped, for the next builds on it (RFC 7692 §7.2)
         else:
-            text = [ws.wire.encode(out.text.decode())] if out.text else []
-            frames = b"".join([*text, *map(ws.wire.encode, out.attachments)])
+            messages = [out.text.decode(), *out.attachments] if out.text else out.attachments
+            frames = b"".join([ws.wire.encode(message) for message in messages])
         if slow:
             return self._send_slow(ws, out, frames)
         stream.write(frames)
+        if codec is None or not codec.keep_writing:
+            ws.wire.sent += out.messages
         return True
 
     def _send_slow(self, ws: WebSocket, out: Outgoing, frames: bytes) -> bool:
@@ -181,6 +183,7 @@ class Session(Timed):
                 return True
         if self._has_room(ws, out, len(frames)):
             stream.write(frames)
+            ws.wire.sent += out.messages
             return True
         self.overflow(out)
         return False

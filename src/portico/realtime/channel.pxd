@@ -1,0 +1,17 @@
+cimport cython
+from portico.realtime.members cimport Member
+from portico.realtime.outgoing cimport Outgoing
+from portico.realtime.sessions cimport Session
+from portico.wire.socketio cimport Packet
+
+
+@cython.final
+cdef class Channel:
+    cdef readonly Session session
+    cdef readonly dict clients
+    cdef public object _decoder, _left
+
+    cpdef receive(self, str text)
+    cpdef receive_binary(self, bytes data)
+    @cython.locals(client=Member, kind=int)
+    cdef _handle(self, Packet packet, Py_ssize_t size)

@@ -1,0 +1,1 @@
+from portico.realtime.members cimport Member

@@ -1,0 +1,7 @@
+cimport cython
+
+
+@cython.final
+cdef class Emission:
+    cdef object _receipt, _elsewhere
+    cdef Py_ssize_t _taken

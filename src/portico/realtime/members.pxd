@@ -1,0 +1,49 @@
+cimport cython
+from portico.realtime.handlers cimport Handler
+from portico.realtime.outgoing cimport Outgoing
+from portico.realtime.runners cimport Runners
+from portico.realtime.sessions cimport Session
+
+
+cdef class Here:
+    cdef public object recovery, _thread
+    cdef public Runners runners
+    cdef public bint limited, running
+
+    cpdef bint is_here(self) except -1
+
+
+@cython.final
+cdef class Functions:
+    cdef public dict handlers
+    cdef public list before, before_events, streams
+    cdef public object presence
+
+
+cdef class Group:
+    cdef public Here io
+    cdef public str name
+    cdef public Functions functions
+    cdef public bytes _head
+
+    cpdef Outgoing packed(self, tuple args)
+
+
+cdef class Member:
+    cdef public Group namespace
+    cdef public object id, state
+    cdef readonly Session session
+    cdef public list _early
+    cdef public object _inbox
+    cdef public bint _working
+    cdef public Py_ssize_t _early_bytes
+
+    @cython.locals(early=list, session=Session)
+    cpdef bint _send(self, Outgoing out) except -1
+    cpdef _answer(self, id, result)
+    @cython.locals(namespace=Group, io=Here, session=Session, handler=Handler, runners=Runners, connected=bint)
+    cpdef _receive(self, list event, id, Py_ssize_t size)
+    cpdef _begin(self)
+
+
+cpdef tuple encoded(tuple args)

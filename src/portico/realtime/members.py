@@ -1,0 +1,208 @@
+"""What every event passes, coming and going: the compiled part of `Client`, `Namespace` and `Realtime`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from portico.errors import ConnectionClosed, LocalError, Refuse
+from portico.realtime.emissions import Emission, emit
+from portico.realtime.handlers import Handler
+from portico.realtime.outgoing import Outgoing
+from portico.realtime.rates import allowed
+from portico.realtime.unidentified import afford
+from portico.wire import socketio
+from portico.wire.socketio import ACK
+
+if TYPE_CHECKING:
+    from portico.realtime.namespaces import Namespace
+    from portico.realtime.realtime import Realtime
+    from portico.realtime.recovery import Recovery
+    from portico.realtime.runners import Runners
+    from portico.realtime.sessions import Session
+
+logger = logging.getLogger("portico.realtime")
+
+CONNECTING, CONNECTED, GONE = "connecting", "connected", "gone"
+EVENT_BYTES = 200  # what an unread event weighs besides its text
+
+Item = tuple[list[Any], int | None, int]  # an event and its arguments; the id of its acknowledgement; what it weighs
+
+
+class Here:
+    """What every event asks of its `Realtime`. ``limited``: whether any event has a rate."""
+
+    __slots__ = ("_thread", "limited", "recovery", "runners", "running")
+
+    def __init__(self, recovery: Recovery | None, limited: bool) -> None:
+        self.recovery = recovery
+        self.limited = limited
+        self.running = False
+        self.runners: Runners | None = None
+        self._thread = 0
+
+    def is_here(self) -> bool:
+        """Whether this is the event loop's thread, or there is no loop yet."""
+        return not self.running or threading.get_ident() == self._thread
+
+
+class Functions:
+    """What the application does in a namespace, or in all that a pattern stands for."""
+
+    __slots__ = ("before", "before_events", "handlers", "presence", "streams")
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self.before: list[Handler] = []
+        self.before_events: list[Handler] = []
+        self.streams: list[Handler] = []
+        self.presence: Handler | None = None
+
+
+class Group:
+    """What a `Namespace` is made of, and the way of its events."""
+
+    __slots__ = ("_head", "functions", "io", "name")
+
+    def __init__(self, io: Realtime, name: str, functions: Functions) -> None:
+        self.io = io
+        self.name = name
+        self.functions = functions
+        # What stands before the JSON of an event; empty where that is not all.
+        self._head = b"" if io.packets.whole else b"4" + socketio.head(socketio.EVENT, name, None, 0)
+
+    async def _call(self, client: Any, name: str, args: list[Any]) -> Any:
+        raise NotImplementedError
+
+    def packed(self, args: tuple[Any, ...]) -> Outgoing:
+        """The packet of an event that only clients of this node get, and no history. Raises LocalError."""
+        json, attachments = encoded(args)
+        if self._head and not attachments:
+            return Outgoing(self._head + json, (), droppable=True)
+        text, attachments = self.io.packets.event(self.name, None, json, attachments)
+        return Outgoing(b"4" + text if text else b"", attachments, droppable=True)
+
+    async def dispatch(self, client: Any, event: list[Any], id: int | None) -> None:
+        """Let the application deal with an event, and answer it."""
+        name = event[0]
+        functions = self.functions
+        try:
+            handler = functions.handlers.get(name)
+            if handler is not None and handler.waits and not functions.before_events:  # what most are
+                result = await handler.function(client, *handler.check(event[1:]))
+            else:
+                result = await self._call(client, name, event[1:])
+            if id is not None:
+                client._answer(id, result)
+        except Refuse as refuse:
+            self._answer_error(client, id, refuse.reason or "refused", refuse.data)
+        except Exception as error:
+            if isinstance(error, ConnectionClosed) and not client.connected:
+                return  # it was asking a client that has left
+            logger.exception("the handler of %r in %s failed", name[:100], self.name)
+            self._answer_error(client, id, "internal error")
+
+    def _answer_error(self, client: Any, id: int | None, reason: str, data: Any = None) -> None:
+        error = {"error": reason} if data is None else {"error": reason, "data": data}
+        try:
+            client._answer(id, error)
+        except LocalError:
+            logger.exception("the data of a Refuse can't be sent as JSON")
+            client._answer(id, {"error": reason})
+
+
+class Member:
+    """What a `Client` is made of, and the way of its events."""
+
+    __slots__ = ("_early", "_early_bytes", "_inbox", "_working", "id", "namespace", "session", "state")
+
+    def __init__(self, namespace: Namespace, session: Session, id: str) -> None:
+        self.namespace = namespace
+        self.session = session
+        self.id = id
+        self.state = CONNECTING
+        self._early: list[Outgoing] | None = []  # what it gets when it is connected
+        self._early_bytes = 0
+        self._inbox: deque[Item] = deque()
+        self._working = False  # a task deals with what has come
+
+    @property
+    def connected(self) -> bool:
+        """Whether it was let in, and has not left."""
+        return self.state is CONNECTED
+
+    async def _work(self) -> None:
+        raise NotImplementedError
+
+    async def _handle(self, item: Item) -> None:
+        raise NotImplementedError
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def emit(self, event: str, *args: Any) -> Emission:
+        """Send it an event, at once and from any thread."""
+        namespace = self.namespace
+        io = namespace.io
+        if io.recovery is None and io.is_here():
+            return Emission(None, None, self._send(namespace.packed((event, *args))))
+        made = namespace.event("event", [self.id], [], (event, *args))
+        return emit(io, lambda: namespace.publish_to(self, made))
+
+    def _send(self, out: Outgoing) -> bool:
+        """Give it a packet now, or when it is connected."""
+        early = self._early
+        session = self.session
+        if early is None:
+            return self.state is CONNECTED and session.send(out)
+        self._early_bytes += out.size
+        if self._early_bytes + 1024 > session.engine.options.max_outbox_bytes and early:
+            session.overflow(out)
+            session.close("transport error", discard=True)  # whatever the policy: it was let in to nothing yet
+            return False
+        early.append(out)
+        return True
+
+    def _answer(self, id: int | None, result: Any) -> None:
+        """Acknowledge an event (Socket.IO v5, §Acknowledgement)."""
+        if id is None or self.state is not CONNECTED:
+            return
+        values = [] if result is None else list(result) if isinstance(result, tuple) else [result]
+        self.session.channel.send(ACK, self.namespace.name, values, id)
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    def _receive(self, event: list[Any], id: int | None, size: int) -> None:
+        namespace = self.namespace
+        io = namespace.io
+        if io.limited and not allowed(self, event[0], id):
+            return
+        session = self.session
+        connected = self.state is CONNECTED
+        if connected:
+            handler = namespace.functions.handlers.get(event[0])
+            if handler is not None and handler.concurrent:
+                session.hold(size + EVENT_BYTES)
+                io.spawn(self._handle((event, id, size)))
+                return
+            if not self._working and io.runners is not None and io.runners.begin(self, event, id, size):
+                return
+        session.hold(size + EVENT_BYTES)
+        self._inbox.append((event, id, size))
+        if not self._working:
+            self._begin()
+        elif not connected and self.state is CONNECTING:
+            afford(session, size)
+
+    def _begin(self) -> None:
+        self._working = True
+        self.namespace.io.begin_work(self._work())
+
+
+def encoded(args: tuple[Any, ...]) -> tuple[bytes, list[bytes]]:
+    """An event's name and arguments as JSON, and the attachments. Raises LocalError where they can't be sent."""
+    name = args[0]
+    if not isinstance(name, str) or name in socketio.RESERVED:
+        raise LocalError(f"event {name!r}: expected a name, and none of {', '.join(sorted(socketio.RESERVED))}")
+    return socketio.encode_args(args)

@@ -1,0 +1,2 @@
+from portico.realtime.members cimport Group, encoded
+from portico.realtime.outgoing cimport Outgoing

@@ -1,0 +1,8 @@
+cimport cython
+from portico.realtime.channel cimport Channel
+from portico.realtime.sessions cimport Session
+from portico.websocket.websocket cimport WebSocket
+
+
+@cython.locals(session=Session, channel=Channel)
+cpdef receive(WebSocket ws, message)
