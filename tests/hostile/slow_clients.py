@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import random
 import resource
 import socket
 import ssl
@@ -174,20 +176,22 @@ async def churn(slow: Slow) -> bytes:
 
 async def crowd(port: int, tls_port: int, count: int, every_s: float) -> Counter[str]:
     """Keep `count` connections going until standard input ends."""
+    os.nice(10)  # it has a machine of its own elsewhere: here it may not take the processor from those it competes with
     came: Counter[str] = Counter()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
 
     async def one(phase: Phase) -> None:
+        rhythm = random.uniform(0.5, 1.5) * every_s  # each has one of its own, as those have who come from everywhere
         while True:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
-                slow = await Slow.connect(tls_port if phase is tls else port, every_s)
+                slow = await Slow.connect(tls_port if phase is tls else port, rhythm)
                 came[phase.__name__] += 1
                 try:
                     await phase(slow)
                 finally:
                     slow.writer.transport.abort()
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(rhythm)
 
     phases = (*PHASES, churn)
     tasks = [asyncio.ensure_future(one(phases[number % len(phases)])) for number in range(count)]
