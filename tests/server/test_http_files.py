@@ -7,8 +7,10 @@ import hashlib
 import os
 import pathlib
 import ssl
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -302,5 +304,39 @@ class TestSlowReaders:
                     tasks.pop().cancel()
             await until(lambda: server.connection_count == 0)
             await until(lambda: str(large) not in descriptors().values())
+        assert all("without a whole response" in record.getMessage() for record in logged.records)
+        logged.records.clear()
+
+    def test_the_loop_ends_while_a_file_is_being_opened(self, large: pathlib.Path, logged: Logged) -> None:
+        """asyncio cancels every task and then joins the threads: the file that one of them has opened is closed."""
+        release = threading.Event()
+        asked = asyncio.Event()
+
+        @pages
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            asyncio.get_running_loop().run_in_executor(None, release.wait)
+            asked.set()
+            await send(path_message(large))
+
+        async def stay() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                release.set()
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_default_executor(ThreadPoolExecutor(1))
+            staying = loop.create_task(stay())  # ends with the loop
+            limits = portico.Limits(stop_timeout_s=0.05)
+            async with serving(app, limits=limits) as server, await Peer.connect(server) as peer:
+                peer.send(get())
+                await asked.wait()
+                await turns(3)
+            assert not staying.done()
+
+        asyncio.run(main())
+        assert str(large) not in descriptors().values()
         assert all("without a whole response" in record.getMessage() for record in logged.records)
         logged.records.clear()

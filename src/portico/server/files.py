@@ -66,7 +66,8 @@ async def _send_within(exchange: Exchange, fd: int, offset: int, end: int, more:
 
 async def _open(path: str) -> int:
     """Open the file in a thread; cancelled meanwhile, nobody would close it but this."""
-    opening = asyncio.ensure_future(asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC))
+    # A future and no task: what ends a loop cancels all tasks, and then waits for the threads.
+    opening = asyncio.get_running_loop().run_in_executor(None, os.open, path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
