@@ -1,19 +1,18 @@
 cimport cython
 from portico.net.reactor cimport Reactor
+from portico.net.stepping cimport Stepped
 
 
 @cython.final
-cdef class Runner:
-    cdef public object _asyncio_future_blocking
+cdef class Runner(Stepped):
     cdef public object client, task
     cdef Runners _runners
     cdef list _event
-    cdef object _id, _callback, _context
+    cdef object _id
     cdef Py_ssize_t _held
 
     cpdef step(self, client, list event, id)
     cpdef hold(self, Py_ssize_t size)
-    cpdef stop(self)
 
 
 @cython.final

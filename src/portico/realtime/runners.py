@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Final
 
 from portico.net.reactor import Reactor
-from portico.websocket.inbox import Cancellation
+from portico.net.stepping import Stepped
 
 if TYPE_CHECKING:
     from portico.realtime.members import Member
@@ -27,31 +27,19 @@ AGAIN: Final = 4096  # events later it is tried again
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
-class Runner:
-    """One such task; its own awaitable, and what it waits for."""
+class Runner(Stepped):
+    """One such task, and what it waits in."""
 
-    __slots__ = (
-        "_asyncio_future_blocking",
-        "_callback",
-        "_context",
-        "_event",
-        "_held",
-        "_id",
-        "_runners",
-        "client",
-        "task",
-    )
+    __slots__ = ("_event", "_held", "_id", "_runners", "client", "task")
 
     def __init__(self, runners: Runners) -> None:
+        Stepped.__init__(self)
         self._runners = runners
         self.client: Any = None  # whose event it deals with
         self.task: asyncio.Task[None] | None = None
         self._event: list[Any] = []
         self._id: int | None = None
         self._held = 0  # bytes that count as unread, once its handler has waited
-        self._asyncio_future_blocking: bool | None = None
-        self._callback: Callable[[Any], object] | None = None
-        self._context: Context | None = None
 
     async def run(self) -> None:
         """The task."""
@@ -91,13 +79,10 @@ class Runner:
 
     def step(self, client: Member, event: list[Any], id: int | None) -> None:
         """Deal with an event, as far as that goes without waiting."""
-        callback, context = self._callback, self._context
-        self._callback = self._context = None
         self.client = client
         self._event = event
         self._id = id
-        if callback is not None and context is not None:
-            context.run(callback, self)
+        self.resume()
 
     def hold(self, size: int) -> None:
         """Its handler waits: the event counts as unread until that is over."""
@@ -105,60 +90,19 @@ class Runner:
         if self.client is not None:
             self.client.session.hold(size)
 
-    def stop(self) -> None:
-        """Let the task end; it is idle."""
-        callback, context = self._callback, self._context
-        self._callback = self._context = None
-        if callback is not None:
-            self.get_loop().call_soon(callback, self, context=context)
-
-    # what `await` uses
-
-    def __await__(self) -> Runner:
-        return self
-
-    def __iter__(self) -> Runner:
-        return self
-
     def __next__(self) -> Runner:
         if self.client is not None or self._runners.stopped:
             raise StopIteration
         self._asyncio_future_blocking = True
         return self
 
-    def send(self, value: object) -> Runner:
-        return self.__next__()
-
-    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> None:
-        raise kind if value is None else value
-
-    def close(self) -> None:
-        pass
-
-    # what a Task uses of the object that it waits on
-
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._runners.reactor.loop
 
-    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context | None = None) -> None:
-        self._asyncio_future_blocking = None
-        self._callback = callback
-        self._context = context
-
-    def result(self) -> None:
-        pass
-
     def cancel(self, msg: Any = None) -> bool:
-        callback = self._callback
-        if callback is None:
-            return False
-        self._callback = None
         if self in self._runners.idle:
             self._runners.idle.remove(self)
-        error = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self.get_loop().call_soon(callback, Cancellation(error), context=self._context)
-        self._context = None
-        return True
+        return Stepped.cancel(self, msg)
 
 
 class Runners:
@@ -217,6 +161,6 @@ class Runners:
         idle, self.idle = self.idle, []
         tasks = [runner.task for runner in idle if runner.task is not None]
         for runner in idle:
-            runner.stop()
+            runner.resume_later()  # it finds that it is over
         if tasks:
             await asyncio.wait(tasks)

@@ -348,7 +348,7 @@ class Driver(Owner):
             self._settle(self._our_close)
         self.stream.close(linger=linger, timeout_s=1.0 if drop else self.settings.close_timeout)
         if self.inbox is not None:
-            self.inbox.wake_later()
+            self.inbox.resume_later()
 
     def _closing(self, event: Closing) -> None:
         """The peer's close frame came."""

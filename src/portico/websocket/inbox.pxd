@@ -1,4 +1,5 @@
 cimport cython
+from portico.net.stepping cimport Stepped
 from portico.net.stream cimport Protocol, Stream
 
 
@@ -14,15 +15,12 @@ cdef Py_ssize_t weight(message) except -1
 
 
 @cython.final
-cdef class Inbox:
-    cdef public object _asyncio_future_blocking
+cdef class Inbox(Stepped):
     cdef readonly Py_ssize_t cost
     cdef public bint iterating, reading_on
     cdef public object task
     cdef Owner _ws
-    cdef object _queue, _callback, _context
+    cdef object _queue
 
     cpdef put(self, message)
     cpdef wake(self)
-    cpdef wake_later(self)
-    cpdef send(self, value)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from contextvars import Context
 from typing import Any, Final
 
 from portico.codes import Close
 from portico.errors import ConnectionClosed, LocalError
+from portico.net.stepping import Stepped
 from portico.net.stream import Protocol, Stream
 
 MESSAGE_COST: Final = 64  # what an unread message weighs besides its bytes: the object, its place in the queue
@@ -39,48 +38,23 @@ class Owner(Protocol):
         raise NotImplementedError
 
 
-class Cancellation:
-    """What wakes the task whose wait in `recv()` was cancelled, and no other."""
+class Inbox(Stepped):
+    """Messages received and not yet taken, and the one task that waits for them; one object for the connection's life.
 
-    __slots__ = ("_error",)
-
-    def __init__(self, error: asyncio.CancelledError) -> None:
-        self._error = error
-
-    def result(self) -> None:
-        raise self._error
-
-
-class Inbox:
-    """Messages received and not yet taken, and the one task that waits for them.
-
-    It is its own awaitable and its own future, one object for the connection's life. asyncio's Task waits on anything
-    with `_asyncio_future_blocking`, `add_done_callback` and `result`, so the reactor can run the waiting task's next
-    step within its turn, in the task's context, when no other task is running. Cancelling a wait takes no message.
+    The waiting task's next step is taken within the reactor's turn, in the task's context, when no other task is
+    running. Cancelling a wait takes no message.
     """
 
-    __slots__ = (
-        "_asyncio_future_blocking",
-        "_callback",
-        "_context",
-        "_queue",
-        "_ws",
-        "cost",
-        "iterating",
-        "reading_on",
-        "task",
-    )
+    __slots__ = ("_queue", "_ws", "cost", "iterating", "reading_on", "task")
 
     def __init__(self, ws: Owner) -> None:
+        Stepped.__init__(self)
         self._ws = ws
         self._queue: deque[str | bytes] | None = None
         self.cost = 0  # what the queue weighs in bytes
         self.iterating = False
         self.reading_on = False  # Driver._read_on is due
         self.task: asyncio.Task[Any] | None = None  # the coroutine handler's, where a server runs one
-        self._asyncio_future_blocking: bool | None = None  # None, and so a coroutine to asyncio, until a task waits
-        self._callback: Callable[[Any], object] | None = None
-        self._context: Context | None = None
 
     def put(self, message: str | bytes) -> None:
         if self._queue is None:
@@ -90,32 +64,16 @@ class Inbox:
 
     def wake(self) -> None:
         """Let the waiting task, if there is one, take its next step: now, where that is possible."""
-        callback = self._callback
-        if callback is None:
-            return
-        context = self._context
         reactor = self._ws.stream.reactor
-        if reactor.in_turn and context is not None and asyncio.current_task(reactor.loop) is None:
-            self._callback = None
-            self._context = None
-            context.run(callback, self)
+        if self._callback is None:
+            return
+        if reactor.in_turn and self._context is not None and asyncio.current_task(reactor.loop) is None:
+            self.resume()
         else:
-            self.wake_later()
+            self.resume_later()
 
-    def wake_later(self) -> None:
-        """`wake`, but after whatever runs now: a callback of another connection, perhaps."""
-        callback, self._callback = self._callback, None
-        context, self._context = self._context, None
-        if callback is not None:
-            self._ws.stream.reactor.loop.call_soon(callback, self, context=context)
-
-    # what `await` uses
-
-    def __await__(self) -> Inbox:
-        return self
-
-    def __iter__(self) -> Inbox:
-        return self
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._ws.stream.reactor.loop
 
     def __next__(self) -> Inbox:
         if self._queue:
@@ -134,35 +92,3 @@ class Inbox:
             raise LocalError("recv() while another task waits in recv(): expected one reader for a connection")
         self._asyncio_future_blocking = True
         return self
-
-    def send(self, value: object) -> Inbox:
-        return self.__next__()
-
-    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> None:
-        raise kind if value is None else value
-
-    def close(self) -> None:
-        pass
-
-    # what a Task uses of the object that it waits on
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._ws.stream.reactor.loop
-
-    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context | None = None) -> None:
-        self._asyncio_future_blocking = None
-        self._callback = callback
-        self._context = context
-
-    def result(self) -> None:
-        pass
-
-    def cancel(self, msg: Any = None) -> bool:
-        callback = self._callback
-        if callback is None:
-            return False
-        self._callback = None
-        error = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self.get_loop().call_soon(callback, Cancellation(error), context=self._context)
-        self._context = None
-        return True
