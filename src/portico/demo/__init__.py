@@ -8,6 +8,6 @@ command line.
 
 from __future__ import annotations
 
-from portico.demo.app import Demo, demo, running
+from portico.demo.app import running
 
-__all__ = ["Demo", "demo", "running"]
+__all__ = ["running"]

@@ -16,7 +16,7 @@ from portico.demo.chat import ROOMS, Chat, Said, shown
 from portico.demo.guests import Guest, guest
 from portico.demo.live import Live
 from portico.demo.meter import Meter
-from portico.demo.site import Address, Site, address
+from portico.demo.site import Address, Site
 from portico.demo.value import ROOM, Value
 from portico.realtime import Presence, Rate, Recovery
 from portico.realtime.history import History
@@ -87,12 +87,3 @@ async def running(host: str = "127.0.0.1", port: int = 8000) -> AsyncIterator[po
             await asyncio.wait([beside])
             if not beside.cancelled():
                 beside.result()  # raises what ended it
-
-
-async def demo(host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the demo at ``host`` and ``port`` until cancelled, and print where it is."""
-    async with running(host, port) as server:
-        bound = server.addresses[0]
-        shown = ("localhost", bound[1]) if bound[0] in ("0.0.0.0", "::") else bound
-        print(f"Portico's demo is at http://{address(shown)}/ (Ctrl+C stops it)", flush=True)
-        await server.serve_forever()

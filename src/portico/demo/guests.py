@@ -49,11 +49,11 @@ class Allowance:
         self._left = at_once
         self._counted_at = now
 
-    def spend(self, now: float, cost: float = 1.0) -> bool:
-        """Take `cost` at ``now`` seconds; False where there is not as much left."""
+    def spend(self, now: float) -> bool:
+        """Take one at ``now`` seconds; False where there is none left."""
         self._left = min(self._at_once, self._left + (now - self._counted_at) * self._per_s)
         self._counted_at = now
-        if self._left < cost:
+        if self._left < 1:
             return False
-        self._left -= cost
+        self._left -= 1
         return True

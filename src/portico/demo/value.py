@@ -16,7 +16,6 @@ import msgspec
 import portico
 
 ROOM: Final = "value"
-PERIODS_MS: Final = (50, 100, 200, 500, 1000, 2000)
 FIRST_PERIOD_MS: Final = 500
 MIDDLE: Final = 100.0
 

@@ -96,17 +96,25 @@ function connected() {
 }
 
 const lanes = {};
-for (const [id, way] of [
-  ["polling", asking("polling", false)],
-  ["longpolling", asking("longpolling", true)],
-  ["sse", listening()],
-  ["websocket", connected()],
+for (const [id, way, title, does, picture] of [
+  ["polling", asking("polling", false), "Polling", "asks, and asks again", "Each change waits until the page asks"],
+  ["longpolling", asking("longpolling", true), "Long polling", "the answer waits for a change", "Each change answers a request that waits"],
+  ["sse", listening(), "Server-Sent Events", "one answer that never ends", "Each change is sent at once, within one response"],
+  ["websocket", connected(), "WebSocket", "open both ways, Socket.IO", "Each change is sent at once, as a message"],
 ]) {
-  const row = document.querySelector(`[data-lane="${id}"]`);
+  const row = $("lane").content.cloneNode(true).firstElementChild;
   const find = (name) => row.querySelector(`.${name}`);
+  const heading = row.querySelector("h3");
+  heading.id = `l-${id}`;
+  heading.textContent = title;
+  heading.nextElementSibling.textContent = does;
+  find("time").setAttribute("aria-label", picture);
+  row.setAttribute("aria-labelledby", heading.id);
+  row.dataset.lane = id;
+  row.classList.add(id === "websocket" ? "websocket" : "http");
+  $("lane").before(row);
   lanes[id] = {
     ...way,
-    row,
     parts: Object.fromEntries(["value", "requests", "sent", "received", "delay", "worst", "each"].map((name) => [name, find(name)])),
     time: new Timeline(find("time"), { span: SHOWN_MS, hue: id === "websocket" ? "--ws-light" : "--http-light" }),
     delays: [], // until each change was drawn

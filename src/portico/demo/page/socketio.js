@@ -15,10 +15,9 @@ export class Socket {
     this.pid = undefined; // what it may come back as
     this.waitAtLeast = 0; // ms, before the next attempt
     this.ws = null;
-    this.#answers = new Map();
   }
 
-  #answers;
+  #answers = new Map();
   #number = 0;
   #attempts = 0;
   #silence = 0;
