@@ -6,7 +6,6 @@ the application's ``use_streams``.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import time
@@ -18,7 +17,8 @@ from portico.errors import BrokerError, LocalError, Refuse
 from portico.net.timers import Timed
 from portico.realtime.feeds import Feed, Kept, Read, Watcher, merged
 from portico.realtime.identity import EXPIRED, EXPIRED_DATA, Identity
-from portico.realtime.polling import Header, request_of, respond
+from portico.realtime.polling import Waker, request_of, respond
+from portico.realtime.polls import JSON, Header
 from portico.realtime.refusals import Refused, forbidden
 from portico.realtime.streams import Places, joined
 from portico.wire import engineio, socketio, sse
@@ -37,49 +37,25 @@ CLOSED = "streams are closed here: the application opens rooms with @io.use_stre
 
 
 class Held(Timed, Watcher):
-    """A request that waits until there is something: its task."""
+    """A request that waits until there is something."""
 
-    __slots__ = ("_rung", "_task", "_waiting")
+    __slots__ = ("waker",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._task = asyncio.current_task()
-        self._waiting = False
-        self._rung = False
-
-    def ring(self) -> None:
-        """There is something, or the time is over."""
-        if not self._rung:
-            self._rung = True
-            if self._waiting and self._task is not None:
-                self._task.cancel()
+        self.waker = Waker()
 
     def came(self, feed: Feed, kept: Kept) -> None:
-        self.ring()
+        self.waker.wake()
 
     def lost(self, feed: Feed, reason: str) -> None:
-        self.ring()
+        self.waker.wake()
 
     def ended(self) -> None:
-        self.ring()
+        self.waker.wake()
 
     def expired(self, now: float) -> None:
-        self.ring()
-
-    async def wait(self, receive: Any) -> bool:
-        """Until it has rung; False: the client has left."""
-        self._waiting = True
-        try:
-            while not self._rung:
-                if (await receive())["type"] == "http.disconnect":
-                    return False
-        except asyncio.CancelledError:
-            if not self._rung or (self._task is not None and self._task.uncancel() > 0):
-                raise
-        finally:
-            self._waiting = False
-            self._rung = False
-        return True
+        self.waker.wake()
 
 
 class Wanted:
@@ -137,7 +113,7 @@ class Following:
             if not streams:
                 body = await self._poll(followed, places, wanted, gap, receive)
                 if body is not None:
-                    await respond(send, 200, body, [(b"content-type", b"application/json"), *headers])
+                    await respond(send, 200, body, [JSON, *headers])
                 return
         except BrokerError as error:
             if streams:
@@ -225,7 +201,7 @@ class Following:
                 if gap or any(read.kept for read in reads) or reactor.clock() >= until or self._mounted.stopping:
                     return self._body(feeds, places, reads, wanted, gap)
                 reactor.wheel.schedule(held, until)
-                if not await held.wait(receive):
+                if not await held.waker.wait(receive):
                     return None
         finally:
             del self._held[held]
@@ -257,7 +233,7 @@ class Following:
     def stop(self) -> None:
         """The server stops: who waits is answered."""
         for held in list(self._held):
-            held.ring()
+            held.ended()
 
 
 def gap_of(places: Places, wanted: Wanted, reason: str) -> bytes:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from portico.errors import ProtocolError, Refuse
-from portico.net.timers import Timed
-from portico.realtime.outgoing import NOOP, Outgoing
+from portico.realtime.outgoing import Outgoing
+from portico.realtime.polls import JSON, NO_STORE, TEXT, Header, Poll, payload
 from portico.realtime.refusals import Refused, forbidden
 from portico.realtime.tickets import redeem_for_session
 from portico.wire import engineio
@@ -25,67 +25,66 @@ if TYPE_CHECKING:
     from portico.realtime.engine import Engine, Mounted
     from portico.realtime.sessions import Session
 
-TEXT = (b"content-type", b"text/plain; charset=UTF-8")
-JSON = (b"content-type", b"application/json")
-NO_STORE = (b"cache-control", b"no-store")
 PACKETS_A_TURN = 256
-UPGRADE_POLL_S = 0.1  # how long a poll is held while the session is on its way to WebSocket
-
-Header = tuple[bytes, bytes]
 
 
-class Poll(Timed):
-    """A GET that waits for packets. It is answered once."""
+class Waker:
+    """Wakes a task that waits for its client to leave: by cancelling it, which it takes back."""
 
-    __slots__ = ("_task", "_woken", "gone", "packets", "session")
+    __slots__ = ("_task", "_waiting", "_woken")
 
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self.session = session
-        self.packets: list[Outgoing] | None = None  # the answer, where it is known before the task is awake
-        self.gone = False  # the client has left
+    def __init__(self) -> None:
         self._task = asyncio.current_task()
         self._woken = False
+        self._waiting = False
 
     def wake(self) -> None:
-        """There is something: the task takes it when it is its turn, with what is added until then."""
-        if not self._woken and self._task is not None:
+        """There is something, or the time is over."""
+        if not self._woken:
             self._woken = True
-            self._task.cancel()
+            if self._waiting and self._task is not None:
+                self._task.cancel()
 
-    def finish(self, packets: list[Outgoing]) -> None:
-        """Answer with `packets`, the last ones."""
-        if self.packets is None:
-            self.packets = packets
-            self.session.poll = None
-            self.wake()
-
-    def release(self) -> None:
-        """Answer now, with a ``noop`` if there is nothing else."""
-        self.finish(self.session.take(self.session.engine.options.max_payload_bytes) or [NOOP])
-
-    def expired(self, now: float) -> None:
-        self.release()
-
-    async def wait(self, receive: Any) -> list[Outgoing]:
-        """The packets to answer with; none where the client has left."""
-        session = self.session
+    async def wait(self, receive: Any) -> bool:
+        """Until it is woken; False: the client has left."""
+        self._waiting = True
         try:
             while not self._woken:
                 if (await receive())["type"] == "http.disconnect":
-                    self.gone = True
-                    break
+                    return False
         except asyncio.CancelledError:
             if not self._woken or (self._task is not None and self._task.uncancel() > 0):
-                self.gone = True
                 raise
+        finally:
+            self._waiting = False
+            self._woken = False
+        return True
+
+
+class TaskPoll(Poll):
+    """One that a task waits for."""
+
+    __slots__ = ("_waker",)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._waker = Waker()
+
+    def wake(self) -> None:
+        self._waker.wake()
+
+    async def wait(self, receive: Any) -> list[Outgoing] | None:
+        """The packets to answer with; None where the client has left."""
+        session = self.session
+        try:
+            here = await self._waker.wait(receive)
         finally:
             session.engine.reactor.wheel.cancel(self)
             if session.poll is self:
                 session.poll = None
-        if self.packets is None:
-            self.packets = [] if self.gone else session.take(session.engine.options.max_payload_bytes)
-        return self.packets
+        if not here:
+            return None
+        return session.take() if self.packets is None else self.packets
 
 
 class Polling:
@@ -170,19 +169,14 @@ class Polling:
             session.fail(ProtocolError("two GETs of one session at once"))
             raise Refused(engineio.BAD_REQUEST, "another GET of this session is being held")
         if session.waiting:
-            packets = session.take(self._engine.options.max_payload_bytes)
+            packets = session.take()
         else:
-            poll = session.poll = Poll(session)
-            if session.probe is not None:
-                self._engine.reactor.wheel.schedule(poll, self._engine.reactor.clock() + UPGRADE_POLL_S)
-            packets = await poll.wait(receive)
-            if poll.gone:
+            waited = await TaskPoll(session).wait(receive)
+            if waited is None:
                 session.close("transport close", discard=True)
                 return
-        if session.closed is not None and not session.waiting:
-            self._engine.forget(session)
-        body = b"\x1e".join([out.payload for out in packets or (NOOP,)])
-        await respond(send, 200, body, [TEXT, *headers])
+            packets = waited
+        await respond(send, 200, payload(session, packets), [TEXT, *headers])
 
     async def _post(
         self, session: Session, fields: dict[bytes, bytes], receive: Any, send: Any, headers: list[Header]

@@ -19,34 +19,38 @@ if TYPE_CHECKING:
     from portico.realtime.engine import Engine, Mounted
     from portico.realtime.sessions import Session
 
+Header = tuple[bytes, bytes]
+
 USUAL: Final = re.compile(rb"EIO=4&transport=polling(?:&t=[\w.-]*)?&sid=([\w-]+)(?:&t=[\w.-]*)?")
 SMALL_BODY: Final = 16 * 1024
 PACKETS_AT_ONCE: Final = 64
-TEXT: Final = (b"content-type", b"text/plain; charset=UTF-8")
-NO_STORE: Final = (b"cache-control", b"no-store")
+TEXT: Final[Header] = (b"content-type", b"text/plain; charset=UTF-8")
+JSON: Final[Header] = (b"content-type", b"application/json")
+NO_STORE: Final[Header] = (b"cache-control", b"no-store")
 START: Final[dict[str, Any]] = {"type": "http.response.start", "status": 200, "headers": [TEXT, NO_STORE]}
+OK: Final[dict[str, Any]] = {"type": "http.response.body", "body": b"ok"}
+REFUSED_START: Final[dict[str, Any]] = {"type": "http.response.start", "status": 400, "headers": [JSON, NO_STORE]}
+NOT_UNDERSTOOD: Final = engineio.error_body(engineio.BAD_REQUEST, "this payload can't be understood")
 UPGRADE_POLL_S: Final = 0.1  # how long a poll is held while the session is on its way to WebSocket
 
 
-class HeldPoll(Timed):
-    """A GET that waits for packets. It is answered once, with all that the loop's turn brings."""
+class Poll(Timed):
+    """A GET that waits for packets. It is answered once."""
 
-    __slots__ = ("_exchange", "_polls", "_woken", "over", "packets", "session")
+    __slots__ = ("packets", "session")
 
-    def __init__(self, polls: Polls, session: Session, exchange: Exchange) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
         self.packets: list[Outgoing] | None = None  # the answer, where it is known before it is written
-        self.over = False
-        self._polls = polls
-        self._exchange = exchange
-        self._woken = False
+        session.poll = self
+        if session.probe is not None:
+            reactor = session.engine.reactor
+            reactor.wheel.schedule(self, reactor.clock() + UPGRADE_POLL_S)
 
     def wake(self) -> None:
         """There is something: it is answered soon, with what is added until then."""
-        if not self._woken:
-            self._woken = True
-            self._polls.answer_soon(self)
+        raise NotImplementedError
 
     def finish(self, packets: list[Outgoing]) -> None:
         """Answer with `packets`, the last ones."""
@@ -57,10 +61,28 @@ class HeldPoll(Timed):
 
     def release(self) -> None:
         """Answer now, with a ``noop`` if there is nothing else."""
-        self.finish(self.session.take(self.session.engine.options.max_payload_bytes) or [NOOP])
+        self.finish(self.session.take() or [NOOP])
 
     def expired(self, now: float) -> None:
         self.release()
+
+
+class HeldPoll(Poll):
+    """One of the usual ones, answered with all that the loop's turn brings."""
+
+    __slots__ = ("_exchange", "_polls", "_woken", "over")
+
+    def __init__(self, polls: Polls, session: Session, exchange: Exchange) -> None:
+        super().__init__(session)
+        self.over = False
+        self._polls = polls
+        self._exchange = exchange
+        self._woken = False
+
+    def wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._polls.answer_soon(self)
 
     def set(self) -> None:
         """For the exchange: the peer has left, or the answer is complete."""
@@ -85,15 +107,14 @@ class HeldPoll(Timed):
         packets = self.packets
         if packets is None:
             session.poll = None
-            packets = session.take(session.engine.options.max_payload_bytes)
-        self._polls.respond(session, self._exchange, packets)
+            packets = session.take()
+        respond(session, self._exchange, packets)
 
 
 class Polls:
     """The usual requests of one mount."""
 
     def __init__(self, mounted: Mounted) -> None:
-        self._mounted = mounted
         self._engine: Engine = mounted.engine
         self._woken: list[HeldPoll] = []
 
@@ -117,14 +138,9 @@ class Polls:
             return False
         session.heard()
         if session.waiting:
-            self.respond(session, exchange, session.take(self._engine.options.max_payload_bytes))
-            return True
-        poll = HeldPoll(self, session, exchange)
-        session.poll = poll
-        if session.probe is not None:
-            reactor = self._engine.reactor
-            reactor.wheel.schedule(poll, reactor.clock() + UPGRADE_POLL_S)
-        exchange.watch(poll)
+            respond(session, exchange, session.take())
+        else:
+            exchange.watch(HeldPoll(self, session, exchange))
         return True
 
     def _post(self, session: Session, exchange: Exchange) -> bool:
@@ -150,14 +166,6 @@ class Polls:
             exchange.send(OK)
         return True
 
-    def respond(self, session: Session, exchange: Exchange, packets: list[Outgoing]) -> None:
-        """Answer a GET."""
-        if session.closed is not None and not session.waiting:
-            self._engine.forget(session)
-        body = packets[0].payload if len(packets) == 1 else b"\x1e".join([out.payload for out in packets or (NOOP,)])
-        exchange.send(START)
-        exchange.send({"type": "http.response.body", "body": body})
-
     def answer_soon(self, poll: HeldPoll) -> None:
         """Answer `poll` in the loop's next turn, together with all others that are woken until then."""
         self._woken.append(poll)
@@ -170,13 +178,18 @@ class Polls:
             poll.answer()
 
 
-OK: Final[dict[str, Any]] = {"type": "http.response.body", "body": b"ok"}
-NOT_UNDERSTOOD: Final = engineio.error_body(engineio.BAD_REQUEST, "this payload can't be understood")
-REFUSED_START: Final[dict[str, Any]] = {
-    "type": "http.response.start",
-    "status": 400,
-    "headers": [(b"content-type", b"application/json"), NO_STORE],
-}
+def respond(session: Session, exchange: Exchange, packets: list[Outgoing]) -> None:
+    """Answer a GET."""
+    body = payload(session, packets)
+    exchange.send(START)
+    exchange.send({"type": "http.response.body", "body": body})
+
+
+def payload(session: Session, packets: list[Outgoing]) -> bytes:
+    """The body that answers a GET. A session that is over, and has nothing else to say, is forgotten."""
+    if session.closed is not None and not session.waiting:
+        session.engine.forget(session)
+    return packets[0].payload if len(packets) == 1 else b"\x1e".join([out.payload for out in packets or (NOOP,)])
 
 
 def _plain(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -23,8 +23,7 @@ from portico.wire import engineio
 
 if TYPE_CHECKING:
     from portico.realtime.engine import Engine, Mounted
-    from portico.realtime.polling import Poll
-    from portico.realtime.polls import HeldPoll
+    from portico.realtime.polls import Poll
     from portico.wire.request import Request
 
 logger = logging.getLogger("portico.realtime")
@@ -74,7 +73,7 @@ class Session(Timed):
         self.closed: str | None = None
         self.ws: WebSocket | None = None  # the transport, where it is WebSocket
         self.probe: WebSocket | None = None  # while it is tried
-        self.poll: Poll | HeldPoll | None = None  # the GET that is held
+        self.poll: Poll | None = None  # the GET that is held
         self.posting = False
         self.channel = Channel(self)
         self.lag: Lag | None = None  # while it does not keep up, and the application wants to know
@@ -273,9 +272,10 @@ class Session(Timed):
                 self.ws.too_slow()
             self.close("transport error", discard=True)
 
-    def take(self, limit: int) -> list[Outgoing]:
-        """What the next poll is answered with: at least one packet if any waits, and about `limit` bytes."""
+    def take(self) -> list[Outgoing]:
+        """What the next poll is answered with: at least one packet if any waits, and about ``max_payload_bytes``."""
         queue = self._queue
+        limit = self.engine.options.max_payload_bytes
         taken: list[Outgoing] = []
         while queue and limit > 0:
             out = queue.popleft()
@@ -454,7 +454,7 @@ class Session(Timed):
             self.engine.forget(self)
             return
         poll = self.poll
-        last = [] if discard else self.take(1 << 62)
+        last = [] if discard else list(self._queue or ())
         self._queue, self._queued = None, 0
         if poll is not None:
             poll.finish([*last, NOOP if self.closed == "transport close" else CLOSE])
