@@ -39,6 +39,13 @@ class Case:
     script: str = ""  # wrk's, beside this file
     unit: str = "message"
     figure: str = "cpu_us"
+    floor: str = ""  # floor's mode: the system calls that this takes in any server
+
+    @property
+    def frame_bytes(self) -> int:
+        """A message's bytes in the server's frame; in Socket.IO, ``size`` is that of its text without the last two."""
+        payload = self.size + 2 * self.mode.startswith("sio")
+        return payload + (2 if payload < 126 else 4 if payload < 65536 else 10)
 
     def fits(self, server: Server) -> bool:
         """Whether this case can be measured on `server`, and says anything there."""
@@ -78,7 +85,7 @@ SERVERS = {
 CASES = {
     case.name: case
     for case in (
-        Case("echo", "echo, 100 connections, 64 bytes, 1 in flight", "echo", "/ws", 100),
+        Case("echo", "echo, 100 connections, 64 bytes, 1 in flight", "echo", "/ws", 100, floor="echo"),
         Case("pipe", "echo, 100 connections, 64 bytes, 16 in flight", "echo", "/ws", 100, depth=16),
         Case("big", "echo, 20 connections, 64 KiB, 1 in flight", "echo", "/ws", 20, size=65536),
         Case(
@@ -89,6 +96,7 @@ CASES = {
             1000,
             depth=4,
             unit="delivery",
+            floor="send",
         ),
         Case(
             "fan1",
@@ -97,6 +105,7 @@ CASES = {
             "/room",
             1000,
             unit="delivery",
+            floor="send",
         ),
         Case(
             "churn",
@@ -122,7 +131,14 @@ CASES = {
         Case("asgi", "echo of an ASGI application, 100 connections, 1 in flight", "echo", "/asgi", 100),
         Case("asgi16", "echo of an ASGI application, 100 connections, 16 in flight", "echo", "/asgi", 100, depth=16),
         Case("tls", "echo over TLS, 50 connections, 64 bytes, 1 in flight", "echo", "/ws", 50, tls=True),
-        Case("secho", "Socket.IO on WebSocket: echo, 100 sessions, 64 bytes, 1 in flight", "sioecho", WEBSOCKET, 100),
+        Case(
+            "secho",
+            "Socket.IO on WebSocket: echo, 100 sessions, 64 bytes, 1 in flight",
+            "sioecho",
+            WEBSOCKET,
+            100,
+            floor="echo",
+        ),
         Case(
             "sfan",
             "Socket.IO on WebSocket: broadcast of 64 bytes to 1,000 sessions, 1 in flight",
@@ -130,6 +146,7 @@ CASES = {
             WEBSOCKET,
             1000,
             unit="delivery",
+            floor="send",
         ),
         Case(
             "sidle",

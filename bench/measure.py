@@ -141,9 +141,13 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def loader(case: Case) -> str:
-    """The path of the case's load generator, compiled when its source is newer."""
-    tls = case.tls
-    source = HERE / ("pollload.c" if case.mode.startswith("poll") else "wsload.c")
+    """The path of the case's load generator."""
+    return compiled("pollload.c" if case.mode.startswith("poll") else "wsload.c", case.tls)
+
+
+def compiled(name: str, tls: bool = False) -> str:
+    """The path of what ``name`` compiles to, which is done when the source is newer."""
+    source = HERE / name
     binary = BUILD / (source.stem + ("-tls" if tls else ""))
     changed = max(file.stat().st_mtime for file in (source, HERE / "load.h"))
     if binary.exists() and binary.stat().st_mtime > changed:
@@ -202,6 +206,20 @@ def children_seconds() -> float:
     """The CPU that ended child processes have used: the loaders."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def floor(case: Case, seconds: float) -> Row:
+    """What the kernel alone takes for `case`: a row of figures, or a row with only ``error``."""
+    bystanders, ours = Bystanders(), children_seconds()
+    command = [compiled("floor.c"), case.floor, str(case.conns), str(case.frame_bytes), str(seconds)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": f"{error}"[:200]}
+    if done.returncode:
+        return {"error": f"floor: {done.stderr.strip()[-160:]}"}
+    row: Row = json.loads(done.stdout)
+    return row | {"others_cpu": round(bystanders.cores(children_seconds() - ours), 3)}
 
 
 def arguments(running: Running, case: Case, seconds: float) -> list[str]:

@@ -10,11 +10,9 @@
  * GET is held. Prints one JSON line as wsload does; see there for WSLOAD_PIDS. Only loopback addresses are accepted.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -43,11 +41,6 @@ static double seconds;
 static struct sockaddr_in addr;
 static const char *path, *host, *port;
 static client *clients;
-
-static void fail(const char *what, const char *detail) {
-    fprintf(stderr, "%s: %.80s\n", what, detail);
-    exit(1);
-}
 
 /* ---- out: requests are small and one at a time, so that a write never waits ---- */
 
@@ -248,35 +241,14 @@ int main(int argc, char **argv) {
     n_clients = atoi(argv[5]);
     size = atoi(argv[6]);
     seconds = atof(argv[8]);
-    addr.sin_family = AF_INET;
-    addr.sin_port = htons(atoi(port));
-    if (inet_pton(AF_INET, host, &addr.sin_addr) != 1 || (ntohl(addr.sin_addr.s_addr) >> 24) != 127)
-        fail("loopback addresses only", host);
-    signal(SIGPIPE, SIG_IGN);
-    struct rlimit lim;
-    getrlimit(RLIMIT_NOFILE, &lim);
-    lim.rlim_cur = lim.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &lim);
+    addr = prepare(host, port);
     ep = epoll_create1(0);
     clients = calloc(n_clients, sizeof *clients);
-    watch_servers(getenv("WSLOAD_PIDS"));
     uint64_t t0 = now();
     open_all();
     double opened_in = (now() - t0) / 1e9;
     if (mode == 'e')
         for (int i = 0; i < n_clients; i++) put_event(&clients[i]);
-    pump(now() + WARM_UP_NS);
-    uint64_t a = now();
-    double loader = own_cpu(), cpu = server_cpu();
-    counting = 1;
-    pump(a + (uint64_t)(seconds * 1e9));
-    double dt = (now() - a) / 1e9;
-    cpu = server_cpu() - cpu;
-    loader = own_cpu() - loader;
-    printf("{\"mode\": \"poll%s\", \"conns\": %d, \"size\": %d, \"messages_per_s\": %.0f, \"p50_us\": %.0f, "
-           "\"p99_us\": %.0f, \"opens_per_s\": %.0f, \"dead\": %d, \"loader_cpu\": %.2f",
-           argv[1], n_clients, size, counted / dt, percentile_us(.5), percentile_us(.99), n_open / opened_in, n_dead,
-           loader / dt);
-    finish_line(counted, cpu);
+    print_flow("poll", argv[1], n_clients, size, 1, measure(seconds, pump), n_open / opened_in, n_dead);
     return 0;
 }

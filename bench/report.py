@@ -23,6 +23,7 @@ PACKAGES = (
     "portico websockets picows aiofastnet aiohttp uvicorn uvloop httptools msgspec multidict yarl frozenlist Cython "
     "python-socketio python-engineio"
 )
+KERNEL = "(the kernel alone)"
 ASK_PORTICO = "import portico; print('compiled' if portico.compiled else 'interpreted')"
 
 
@@ -151,6 +152,20 @@ def target_table(results: Results) -> list[list[str]]:
     return [head, *rows] if rows else []
 
 
+def kernel_table(results: Results, kernel: dict[str, list[Row]]) -> list[list[str]]:
+    """What floor measured for each case, and each server's figure as a multiple of that."""
+    table = [["case", "server", "CPU µs", "times the kernel's"]]
+    for case, rows in kernel.items():
+        if not values(rows, "cpu_us"):
+            continue
+        least = statistics.median(values(rows, "cpu_us"))
+        for name, mine in ((KERNEL, rows), *results[case].items()):
+            if found := values(mine, "cpu_us"):
+                multiple = statistics.median(found) / least
+                table.append([case, name, spread(mine, "cpu_us", "{:.2f}"), f"{multiple:.1f}"])
+    return table if len(table) > 1 else []
+
+
 # ---- as text ----
 
 
@@ -181,8 +196,15 @@ def document(record: dict[str, Any]) -> str:
         "Ratios of medians of the figure in each table's first column; `by round` is the lowest and the highest ratio "
         "of two figures measured in the same round.",
         markdown(target_table(results)) if target_table(results) else "No target's servers were measured.",
-        "## Figures",
     ]
+    if table := kernel_table(results, record["kernel"]):
+        parts += [
+            "## The kernel's part",
+            "What the system calls alone take here, without protocol or Python: one send for each delivery; epoll, one "
+            "receive and one send for each message. Below 1, a server has put several messages into one send.",
+            markdown(table),
+        ]
+    parts.append("## Figures")
     for name, by_server in results.items():
         parts += [f"### {name}: {CASES[name].about}", markdown(case_table(CASES[name], by_server))]
     if record["skipped"]:

@@ -16,12 +16,14 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from cases import CASES, DEFAULT_CASES, SERVERS, Case, Server
-from measure import HERE, Row, Unmeasurable, certificate, loader, measure
+from measure import HERE, Row, Unmeasurable, certificate, floor, loader, measure
 from quiet import LIMIT, wait_until_quiet
-from report import Results, case_table, document, machine, plain, target_table, today, versions
+from report import KERNEL, Results, case_table, document, kernel_table, machine, plain, target_table, today, versions
 
 T = TypeVar("T", Case, Server)
 NODE = HERE.parent / "tests" / "interop" / "node"
@@ -89,33 +91,38 @@ def unfit(case: Case, cert_folder: str) -> str | None:
     return None
 
 
-def measure_quietly(server: Server, case: Case, args: argparse.Namespace, tls: tuple[str, str]) -> Row:
+def measure_quietly(measured: Callable[[], Row], args: argparse.Namespace) -> Row:
     """Wait for a quiet machine, and measure again (twice at most) what others disturbed; the quietest row counts."""
     rows: list[Row] = []
     while len(rows) <= args.retries:
         wait_until_quiet(args.patience)
-        rows.append(measure(server, case, args.seconds, tls))
-        if case.figure != "cpu_us" or "error" in rows[-1] or rows[-1]["others_cpu"] < LIMIT:
+        rows.append(measured())
+        if "cpu_us" not in rows[-1] or rows[-1]["others_cpu"] < LIMIT:
             break
     return min(rows, key=lambda row: row.get("others_cpu", float("inf")))
 
 
 def rounds(case: Case, servers: list[Server], args: argparse.Namespace, tls: tuple[str, str]) -> dict[str, list[Row]]:
-    rows: dict[str, list[Row]] = {server.name: [] for server in servers}
+    """Rows by server, and those of the kernel alone where the case has a floor."""
+    measures = {server.name: partial(measure, server, case, args.seconds, tls) for server in servers}
+    if case.floor:
+        measures[KERNEL] = partial(floor, case, args.seconds)
+    rows: dict[str, list[Row]] = {name: [] for name in measures}
     for number in range(args.rounds):
-        for server in servers:
-            row = measure_quietly(server, case, args, tls)
-            rows[server.name].append(row)
+        for name, measured in measures.items():
+            row = measure_quietly(measured, args)
+            rows[name].append(row)
             said = row.get("error") or f"{row[case.figure]:,.2f} {case.figure}"
-            print(f"  {case.name} {number + 1}/{args.rounds} {server.name}: {said}", file=sys.stderr, flush=True)
+            print(f"  {case.name} {number + 1}/{args.rounds} {name}: {said}", file=sys.stderr, flush=True)
     return rows
 
 
-def run(args: argparse.Namespace) -> tuple[Results, list[str]]:
-    """All figures, and what wasn't measured with the reason."""
+def run(args: argparse.Namespace) -> tuple[Results, dict[str, list[Row]], list[str]]:
+    """All figures, those of the kernel alone by case, and what wasn't measured with the reason."""
     servers = [server for server in args.chosen if missing(server) is None]
     skipped = [missing(server) or "" for server in args.chosen if server not in servers]
     results: Results = {}
+    kernel: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as folder:
         tls = (os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem"))
         for case in args.cases:
@@ -125,9 +132,12 @@ def run(args: argparse.Namespace) -> tuple[Results, list[str]]:
             fit = [server for server in servers if case.fits(server)]
             if not fit:
                 continue
-            results[case.name] = rounds(case, fit, args, tls)
-            print(f"\n== {case.name}: {case.about}\n{plain(case_table(case, results[case.name]))}\n", flush=True)
-    return results, skipped
+            rows = rounds(case, fit, args, tls)
+            if case.floor:
+                kernel[case.name] = rows.pop(KERNEL)
+            results[case.name] = rows
+            print(f"\n== {case.name}: {case.about}\n{plain(case_table(case, rows))}\n", flush=True)
+    return results, kernel, skipped
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -148,10 +158,11 @@ def main() -> None:
         "machine": machine(),
         "versions": versions(),
     }
-    results, skipped = run(args)
-    record |= {"results": results, "skipped": skipped}
-    if table := target_table(results):
-        print(f"== targets\n{plain(table)}\n")
+    results, kernel, skipped = run(args)
+    record |= {"results": results, "kernel": kernel, "skipped": skipped}
+    for title, table in (("targets", target_table(results)), ("the kernel's part", kernel_table(results, kernel))):
+        if table:
+            print(f"== {title}\n{plain(table)}\n")
     for line in skipped:
         print(f"not measured: {line}")
     raw = json.dumps(record, indent=1, ensure_ascii=False) + "\n"

@@ -20,19 +20,12 @@
  * that those processes used) and "wrong" (messages whose size or last byte is not what was sent).
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "load.h"
@@ -63,7 +56,6 @@ static struct sockaddr_in addr;
 static char request[1024];
 static int request_len;
 static conn *conns;
-static uint64_t churned;
 
 /* ---- plain TCP or TLS: the same two calls, with errno EAGAIN when there is nothing to do ---- */
 
@@ -197,10 +189,7 @@ static void put_message(conn *c) {
 
 static void start(conn *c) {
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (c->fd < 0) {
-        perror("socket");
-        exit(1);
-    }
+    if (c->fd < 0) fail("socket", strerror(errno));
     int one = 1;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (c->index >= 20000) { /* many loopback source addresses, so that more than 28k connections fit */
@@ -210,10 +199,7 @@ static void start(conn *c) {
         bind(c->fd, (void *)&src, sizeof src);
     }
     int r = connect(c->fd, (void *)&addr, sizeof addr);
-    if (r < 0 && errno != EINPROGRESS) {
-        perror("connect");
-        exit(1);
-    }
+    if (r < 0 && errno != EINPROGRESS) fail("connect", strerror(errno));
     stream_start(c);
     c->state = CONNECTING;
     c->in_len = c->out_len = c->out_off = 0;
@@ -231,10 +217,7 @@ static void connected(conn *c) {
     int error = 0;
     socklen_t l = sizeof error;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &l);
-    if (error) {
-        fprintf(stderr, "connect: %s\n", strerror(error));
-        exit(1);
-    }
+    if (error) fail("connect", strerror(error));
     c->state = HANDSHAKE;
     grow(&c->out, &c->out_cap, request_len);
     memcpy(c->out, request, request_len);
@@ -247,10 +230,7 @@ static void connected(conn *c) {
 static int upgraded(conn *c) {
     uint8_t *end = memmem(c->in, c->in_len, "\r\n\r\n", 4);
     if (!end) return 0;
-    if (memcmp(c->in, "HTTP/1.1 101", 12)) {
-        fprintf(stderr, "handshake refused: %.40s\n", c->in);
-        exit(1);
-    }
+    if (memcmp(c->in, "HTTP/1.1 101", 12)) fail("handshake refused", (char *)c->in);
     size_t used = end + 4 - c->in;
     memmove(c->in, c->in + used, c->in_len - used);
     c->in_len -= used;
@@ -328,7 +308,6 @@ static int frames(conn *c) {
         if (op == 9) put_unmasked(c, 0x8a, p + h, len); /* answer a ping */
         at += h + len;
         if (mode == 'c' && (op == 1 || op == 2)) {
-            churned++;
             restart(c);
             return 0;
         }
@@ -395,21 +374,13 @@ static void open_all(void) {
 }
 
 static int churn(void) {
-    uint64_t t0 = now();
     for (int i = 0; i < n_conns; i++) {
         conns[i].index = i;
         start(&conns[i]);
     }
-    pump(t0 + WARM_UP_NS);
-    uint64_t before = churned, a = now();
-    double cpu = server_cpu();
-    counting = 1;
-    pump(a + (uint64_t)(seconds * 1e9));
-    double dt = (now() - a) / 1e9;
-    cpu = server_cpu() - cpu;
-    uint64_t n = churned - before;
-    printf("{\"mode\": \"churn\", \"connections_per_s\": %.0f, \"dead\": %d", n / dt, n_dead);
-    finish_line(n, cpu);
+    span s = measure(seconds, pump);
+    printf("{\"mode\": \"churn\", \"connections_per_s\": %.0f, \"dead\": %d", counted / s.seconds, n_dead);
+    finish_line(s.server_cpu);
     return 0;
 }
 
@@ -433,37 +404,16 @@ static int flow(const char *name, double opened_in) {
         if (sio) pump(now() + 500000000ull); /* until every join has arrived */
         publish(&conns[0]);
     }
-    pump(now() + WARM_UP_NS);
-    uint64_t a = now();
-    double loader = own_cpu(), cpu = server_cpu();
-    counting = 1;
-    pump(a + (uint64_t)(seconds * 1e9));
-    double dt = (now() - a) / 1e9;
-    cpu = server_cpu() - cpu;
-    loader = own_cpu() - loader;
-    printf("{\"mode\": \"%s\", \"conns\": %d, \"size\": %d, \"depth\": %d, \"messages_per_s\": %.0f, "
-           "\"p50_us\": %.0f, \"p99_us\": %.0f, \"p999_us\": %.0f, \"opens_per_s\": %.0f, \"dead\": %d, "
-           "\"loader_cpu\": %.2f",
-           name, n_conns, size, depth, counted / dt, percentile_us(.5), percentile_us(.99), percentile_us(.999),
-           n_open / opened_in, n_dead, loader / dt);
-    finish_line(counted, cpu);
+    print_flow("", name, n_conns, size, depth, measure(seconds, pump), n_open / opened_in, n_dead);
     return 0;
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) {
-        fprintf(stderr, "usage: wsload echo|fanout|open|churn|sioecho|siofan|sioopen "
-                        "HOST PORT PATH CONNS SIZE DEPTH SECONDS\n");
-        return 2;
-    }
+    if (argc != 9)
+        fail("usage", "wsload echo|fanout|open|churn|sioecho|siofan|sioopen HOST PORT PATH CONNS SIZE DEPTH SECONDS");
     sio = !strncmp(argv[1], "sio", 3);
     mode = argv[1][sio ? 3 : 0];
-    addr.sin_family = AF_INET;
-    addr.sin_port = htons(atoi(argv[3]));
-    if (inet_pton(AF_INET, argv[2], &addr.sin_addr) != 1 || (ntohl(addr.sin_addr.s_addr) >> 24) != 127) {
-        fprintf(stderr, "loopback addresses only\n");
-        return 2;
-    }
+    addr = prepare(argv[2], argv[3]);
     n_conns = atoi(argv[5]);
     size = atoi(argv[6]);
     depth = atoi(argv[7]);
@@ -473,14 +423,8 @@ int main(int argc, char **argv) {
                            "GET %s HTTP/1.1\r\nHost: %s:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
                            argv[4], argv[2], argv[3]);
-    signal(SIGPIPE, SIG_IGN);
-    struct rlimit lim;
-    getrlimit(RLIMIT_NOFILE, &lim);
-    lim.rlim_cur = lim.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &lim);
     ep = epoll_create1(0);
     conns = calloc(n_conns, sizeof *conns);
-    watch_servers(getenv("WSLOAD_PIDS"));
     stream_init();
     if (mode == 'c') return churn();
     uint64_t t0 = now();
