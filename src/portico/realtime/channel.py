@@ -27,10 +27,8 @@ class Channel:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.clients: dict[str, Client] = {}
-        self._left: set[str] | None = (
-            None  # namespaces that had a client: what still comes for those is late, not wrong
-        )
-        # Of JSON made for a packet that has attachments.
+        self._left: set[str] | None = None  # namespaces that had a client: what still comes for those is late
+        # Of JSON there is one for a packet with attachments alone.
         self._decoder: Decoder | None = MSGPACK.decoder(0) if session.engine.io.packets.whole else None
 
     # -- in ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from portico.realtime.emissions import Audience, Selection, names
 from portico.realtime.identity import Identified, Lifetime
 from portico.realtime.members import CONNECTED, CONNECTING, EVENT_BYTES, GONE, Item, Member
 from portico.realtime.rates import Bucket
+from portico.realtime.recovery import Recovered, set_aside
 from portico.realtime.unidentified import admitted
 from portico.wire.socketio import CONNECT, DISCONNECT
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from portico.brokers import Receipt
     from portico.realtime.events import Event
     from portico.realtime.namespaces import Namespace
-    from portico.realtime.recovery import Recovered
     from portico.realtime.sessions import Session
     from portico.wire.request import Request
 
@@ -251,7 +251,7 @@ class Client(Member, Identified, Audience):
     def _refuse(self, data: dict[str, Any]) -> None:
         if self.state is CONNECTING:
             if self.recovered:
-                self.namespace.set_aside(self, "transport close")  # it may come back with a better answer
+                set_aside(self, "transport close")  # it may come back with a better answer
             self._leave_all()
             self.session.channel.clients.pop(self.namespace.name, None)
             try:
@@ -301,7 +301,7 @@ class Client(Member, Identified, Audience):
         was = self.state
         self.session.channel.drop(self)
         if was is CONNECTED or self.recovered:
-            self.namespace.set_aside(self, reason)
+            set_aside(self, reason)
         if self.namespace.io.attendance is not None:
             self.namespace.io.attendance.gone(self, reason)
         self._leave_all()

@@ -14,9 +14,8 @@ from portico.net.reactor import Reactor
 from portico.realtime.following import Following
 from portico.realtime.polling import Polling
 from portico.realtime.polls import Polls
-from portico.realtime.refusals import Refused, wrong_version
+from portico.realtime.refusals import Refused, refused_by, wrong_version
 from portico.realtime.sessions import Session
-from portico.realtime.tickets import redeem_for_session
 from portico.realtime.transport import Admission, SessionSocket
 from portico.realtime.unidentified import Unidentified, Waiting
 from portico.server.app import Native, Options, Origins, Route
@@ -200,19 +199,17 @@ class Mounted(Native):
             raise refused.refuse() from None
         if session is not None:
             return Admission(session, session.user)
+        user = self.identify(request)
+        return _later(request, user) if inspect.isawaitable(user) else Admission(None, user)
+
+    def identify(self, request: Request) -> Any:
+        """Who asks, or what will be that once it is awaited: by the ticket in the query, else as ``authenticate`` says.
+        Raises Refuse, at once or then."""
         ticket = request.query.get("ticket")
         if ticket is not None:
-            return self._by_ticket(ticket)
-        if self.options.authenticate is None:
-            return Admission(None)
-        user = self.options.authenticate(request)
-        return _later(user) if inspect.isawaitable(user) else Admission(None, user)
-
-    async def _by_ticket(self, ticket: str) -> Admission:
-        try:
-            return Admission(None, await redeem_for_session(self.io, ticket))
-        except Refused as refused:
-            raise refused.refuse() from None
+            return self.io.redeem(ticket)
+        authenticate = self.options.authenticate
+        return None if authenticate is None else authenticate(request)
 
     def take(self, exchange: Exchange, root: str) -> bool:
         """Answer a usual request of long-polling; False for others."""
@@ -248,5 +245,10 @@ class Mounted(Native):
         self.following.stop()
 
 
-async def _later(user: Any) -> Admission:
-    return Admission(None, await user)
+async def _later(request: Request, user: Any) -> Admission:
+    try:
+        return Admission(None, await user)
+    except Refuse as refuse:
+        if "ticket" in request.query:
+            raise refused_by(refuse).refuse() from None  # as by polling
+        raise

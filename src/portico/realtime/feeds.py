@@ -23,6 +23,7 @@ from portico.brokers import Gap, Message, Position, Receipt
 from portico.errors import BrokerError, LocalError
 from portico.net.timers import Timed
 from portico.realtime.history import History, HistoryGap, RoomEvent, event_of, restore
+from portico.realtime.members import channel_of
 from portico.wire import socketio, sse
 
 if TYPE_CHECKING:
@@ -387,7 +388,7 @@ class Feeds:
 
     def stop(self) -> None:
         """The last server stops: those who listen are told."""
-        for feed in list(self._feeds.values()):
+        for feed in self.followed:
             for watcher in list(feed.watchers):
                 watcher.ended()
 
@@ -442,11 +443,6 @@ class Receipts(Receipt):
         for other in self.others:
             yield from other.__await__()
         return self.position
-
-
-def channel_of(namespace: str, room: str) -> str:
-    """The broker's channel of a room."""
-    return f"{namespace}\0{room}"
 
 
 def merged(reads: list[Read]) -> Iterator[tuple[int, Kept]]:

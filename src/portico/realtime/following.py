@@ -19,7 +19,7 @@ from portico.realtime.feeds import Feed, Kept, Read, Watcher, merged
 from portico.realtime.identity import EXPIRED, EXPIRED_DATA, Identity
 from portico.realtime.polling import Waker, request_of, respond
 from portico.realtime.polls import JSON, Header
-from portico.realtime.refusals import Refused, forbidden
+from portico.realtime.refusals import Refused, forbidden, refused_by
 from portico.realtime.streams import Places, joined
 from portico.wire import engineio, socketio, sse
 
@@ -143,20 +143,15 @@ class Following:
                     if await function.call(self._io.pool, request, room, user) is False:
                         raise Refuse("not authorized")
         except Refuse as refuse:
-            raise forbidden(refuse.reason, refuse.status, refuse.headers, refuse.data) from None
+            raise refused_by(refuse) from None
 
     async def _identify(self, request: Request) -> Any:
         """Who asks, as for a session."""
-        ticket = request.query.get("ticket")
-        authenticate = self._mounted.options.authenticate
-        if ticket is None and authenticate is None:
-            return None
         waiting, reactor = self._mounted.engine.waiting, self._mounted.engine.reactor
-        waiting.check_failures(request, reactor)
+        if "ticket" in request.query or self._mounted.options.authenticate is not None:
+            waiting.check_failures(request, reactor)
         try:
-            if ticket is not None:
-                return await self._io.redeem(ticket)
-            user = authenticate(request) if authenticate is not None else None
+            user = self._mounted.identify(request)
             return await user if inspect.isawaitable(user) else user
         except Refuse:
             waiting.attempt(request, reactor)

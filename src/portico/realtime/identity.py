@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portico.errors import LocalError, Refuse
 from portico.net.timers import NEVER, Timed
+from portico.realtime.members import CONNECTING, GONE
 from portico.realtime.unidentified import begin_again
 from portico.wire.socketio import DISCONNECT
 
@@ -110,7 +111,7 @@ def _end(client: Client) -> None:
     session = client.session
     namespace = client.namespace
     namespace.io.counters.refused["expired"] += 1
-    if client.state == "connecting":
+    if client.state is CONNECTING:
         client._refuse({"message": EXPIRED, "data": EXPIRED_DATA})
         client._reason = EXPIRED  # if the application lets it in all the same, it is told
     else:
@@ -169,7 +170,7 @@ class Identified:
 
     def _begin_life(self, user: Any, until: float | None) -> None:
         client: Any = self
-        if client.state == "gone":
+        if client.state is GONE:
             return
         if self._lifetime is not None:
             self._lifetime.end()

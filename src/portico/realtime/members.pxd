@@ -47,3 +47,4 @@ cdef class Member:
 
 
 cpdef tuple encoded(tuple args)
+cpdef channel_of(namespace, room)

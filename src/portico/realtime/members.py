@@ -206,3 +206,8 @@ def encoded(args: tuple[Any, ...]) -> tuple[bytes, list[bytes]]:
     if not isinstance(name, str) or name in socketio.RESERVED:
         raise LocalError(f"event {name!r}: expected a name, and none of {', '.join(sorted(socketio.RESERVED))}")
     return socketio.encode_args(args)
+
+
+def channel_of(namespace: str, room: str) -> str:
+    """The broker's channel of a room."""
+    return f"{namespace}\0{room}"

@@ -14,13 +14,12 @@ from portico.realtime.emissions import Audience, Selection
 from portico.realtime.events import Event
 from portico.realtime.fanout import fan_out
 from portico.realtime.handlers import Function, Handler
-from portico.realtime.identity import Identity
-from portico.realtime.members import CONNECTING, Functions, Group, Member, encoded
+from portico.realtime.identity import Identity, identify
+from portico.realtime.members import CONNECTING, Functions, Group, Member, channel_of, encoded
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.rates import Rate
-from portico.realtime.recovery import Claim, Recovered, restore, set_aside
+from portico.realtime.recovery import Claim, Recovered, restore
 from portico.realtime.room import Room
-from portico.realtime.tickets import admit_by_ticket
 
 if TYPE_CHECKING:
     from portico.realtime.realtime import Realtime
@@ -144,8 +143,10 @@ class Namespace(Group, Audience):
 
     async def prepare(self, client: Client, auth: dict[str, Any]) -> Recovered | None:
         """Before the application is asked: who the client is, and what it missed, where it has come back."""
-        if "ticket" in auth or type(client.session.user) is Identity:
-            await admit_by_ticket(client, auth)
+        if "ticket" in auth:
+            identify(client, await self.io.redeem(auth.pop("ticket")))
+        elif type(client.session.user) is Identity:
+            identify(client, client.session.user)
         if self._subscription is not None and not self._subscription.done:
             await self._subscription
         return await restore(client, auth.pop("pid", None), auth.pop("offset", None))
@@ -199,10 +200,6 @@ class Namespace(Group, Audience):
             if self._subscription is not None and self.io.broker.node:
                 self.io.broker.unsubscribe(self.name)
 
-    def set_aside(self, client: Client, reason: str) -> None:
-        """It may come back."""
-        set_aside(client, reason)
-
     async def tell_gone(self, client: Client, reason: str) -> None:
         """Tell the application."""
         handler = self.functions.handlers.get("disconnect")
@@ -250,7 +247,7 @@ class Namespace(Group, Audience):
     def _channel(self, rooms: list[str]) -> str:
         """The broker's channel for an event to `rooms`."""
         if len(rooms) == 1 and self._has_channel(rooms[0]):
-            return f"{self.name}\0{rooms[0]}"
+            return channel_of(self.name, rooms[0])
         return self.name
 
     def members(self, rooms: list[str], excepts: list[str]) -> list[Client]:
@@ -385,10 +382,6 @@ class Namespace(Group, Audience):
         self.io.reply(event, answers)
 
     # -- events in -----------------------------------------------------------------------------------------------------
-
-    def handler(self, event: str) -> Handler | None:
-        """Who gets an event, but for ``"*"``."""
-        return self.functions.handlers.get(event)
 
     async def _call(self, client: Client, name: str, args: list[Any]) -> Any:
         functions = self.functions

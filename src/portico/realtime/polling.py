@@ -14,8 +14,7 @@ from urllib.parse import parse_qsl
 from portico.errors import ProtocolError, Refuse
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.polls import JSON, NO_STORE, TEXT, Header, Poll, payload
-from portico.realtime.refusals import Refused, forbidden
-from portico.realtime.tickets import redeem_for_session
+from portico.realtime.refusals import Refused, forbidden, refused_by
 from portico.wire import engineio
 from portico.wire.handshake import HandshakeRefused, check_origin
 from portico.wire.http1 import parse_request_head
@@ -148,18 +147,12 @@ class Polling:
     async def _open(self, scope: dict[str, Any]) -> Session:
         request = request_of(scope)
         self._engine.waiting.check_attempt(request, self._engine.reactor)
-        authenticate = self._mounted.options.authenticate
-        user = None
-        ticket = request.query.get("ticket")
-        if ticket is not None:
-            user = await redeem_for_session(self._mounted.io, ticket)
-        elif authenticate is not None:
-            try:
-                user = authenticate(request)
-                if inspect.isawaitable(user):
-                    user = await user
-            except Refuse as refuse:
-                raise forbidden(refuse.reason, refuse.status, refuse.headers, refuse.data) from None
+        try:
+            user = self._mounted.identify(request)
+            if inspect.isawaitable(user):
+                user = await user
+        except Refuse as refuse:
+            raise refused_by(refuse) from None
         request.forget()
         return self._engine.open(self._mounted, request, user)
 

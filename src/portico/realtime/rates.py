@@ -65,24 +65,23 @@ class Bucket:
         self.left = rate.most
         self.over = 0.0
 
-    def take(self, now: float) -> float:
-        """Take one: 0; where there is none, the seconds until there is one."""
+    def wait(self, now: float) -> float:
+        """The seconds until there is one; 0 where there is."""
         rate = self.rate
         gained = (now - self.at) * rate.count / rate.per_s
         self.at = now
         self.left = min(rate.most, self.left + gained)
         self.over = max(0.0, self.over - gained)
-        if self.left >= 1:
-            self.left -= 1
-            return 0.0
-        self.over += 1
-        return (1 - self.left) * rate.per_s / rate.count
+        return 0.0 if self.left >= 1 else (1 - self.left) * rate.per_s / rate.count
 
-    def wait(self, now: float) -> float:
-        """What `take` would return, without taking one."""
-        rate = self.rate
-        left = min(rate.most, self.left + (now - self.at) * rate.count / rate.per_s)
-        return 0.0 if left >= 1 else (1 - left) * rate.per_s / rate.count
+    def take(self, now: float) -> float:
+        """Take one, if there is one; returns what `wait` does."""
+        wait = self.wait(now)
+        if wait:
+            self.over += 1
+        else:
+            self.left -= 1
+        return wait
 
 
 def check_rate(rate: Any, where: str) -> Rate | None:
@@ -96,9 +95,10 @@ def allowed(client: Any, event: str, id: int | None) -> bool:
     """Whether an event of `client` is to be dealt with. Where not, it is answered here; too many of those end it."""
     namespace = client.namespace
     io = namespace.io
-    handler = namespace.handler(event)
+    handlers = namespace.functions.handlers
+    handler = handlers.get(event)
     if handler is None:
-        event, handler = "*", namespace.handler("*")  # a client must not choose how many buckets it has
+        event, handler = "*", handlers.get("*")  # a client must not choose how many buckets it has
     now = io.engine.reactor.clock()
     for key, rate in ((None, io.rate), (event, handler.rate if handler is not None else None)):
         if rate is None:

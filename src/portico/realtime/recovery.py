@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from portico.brokers import BrokerError, Message, Position, Retention
 from portico.errors import LocalError
 from portico.realtime.events import Event, Left
+from portico.realtime.members import GONE
 from portico.realtime.outgoing import Outgoing
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("portico.realtime")
 
-GONE = "gone"  # the state of a client, as in `clients`
 ANSWER_BYTES = 1024  # more than the answer to its CONNECT weighs, which comes before
 RECOVERABLE = frozenset(
     (
@@ -118,7 +118,7 @@ async def _restore(client: Client, pid: str, offset: object) -> Recovered | None
     left: Left | None = await broker.take(_key(namespace, pid), Left)
     if left is None or 0 < left.expires_at <= time.time():
         return None
-    if client.state == GONE:
+    if client.state is GONE:
         _put_back(namespace, pid, left)  # the next one may have it
         return None
     try:
@@ -133,7 +133,7 @@ async def _restore(client: Client, pid: str, offset: object) -> Recovered | None
     span = await broker.history(namespace.name, since=since)
     if span.position is not None and span.gap is None:
         await namespace.delivered_up_to(span.position, client)
-    if client.state == GONE:
+    if client.state is GONE:
         _put_back(namespace, pid, left)
         return None
     if span.gap is not None or span.position is None:

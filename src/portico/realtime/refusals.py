@@ -49,3 +49,8 @@ def forbidden(reason: str, status: int = 403, headers: Iterable[tuple[str, str]]
     if data is not None:
         body["data"] = data
     return Refused(engineio.FORBIDDEN, status=status, headers=headers, body=json.dumps(body).encode())
+
+
+def refused_by(refuse: Refuse) -> Refused:
+    """The same of a client that the application, or a ticket, does not let in."""
+    return forbidden(refuse.reason, refuse.status, refuse.headers, refuse.data)

@@ -16,12 +16,10 @@ import msgspec
 
 from portico.errors import LocalError, Refuse
 from portico.realtime.handlers import Handler
-from portico.realtime.identity import Identity, identify, moment
-from portico.realtime.refusals import forbidden
+from portico.realtime.identity import Identity, moment
 
 if TYPE_CHECKING:
     from portico.brokers import Broker
-    from portico.realtime.clients import Client
 
 logger = logging.getLogger("portico.realtime")
 
@@ -93,19 +91,3 @@ class Tickets:
 def _key(ticket: str) -> str:
     """Whoever reads what a broker holds has no ticket by that."""
     return "ticket\0" + hashlib.sha256(ticket.encode(errors="replace")).hexdigest()
-
-
-async def admit_by_ticket(client: Client, auth: dict[str, Any]) -> None:
-    """Before the application is asked about a client: who it is, if that is not as its session says. Raises Refuse."""
-    if "ticket" in auth:
-        identify(client, await client.namespace.io.redeem(auth.pop("ticket")))
-    elif type(client.session.user) is Identity:
-        identify(client, client.session.user)
-
-
-async def redeem_for_session(io: Tickets, ticket: str) -> Identity:
-    """Who the ticket in the query of a request that begins a session stands for. Raises Refused."""
-    try:
-        return await io.redeem(ticket)
-    except Refuse as refuse:
-        raise forbidden(refuse.reason, data=refuse.data) from None
