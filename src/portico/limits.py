@@ -28,8 +28,8 @@ class Limits:
       the head, and for a TLS handshake; 408 beyond. Not renewed by further bytes.
     - ``max_body_buffer_bytes`` (64 KiB): body bytes held for an application that doesn't read; then reading pauses.
     - ``min_progress_bytes`` (2,400) in each ``progress_window_s`` (10): what a peer has to send of a request's body, or
-      to take of an answer, while one of them is waited for; 408 beyond, or the connection is cut. Who
-      takes much of an answer at once has up to two more stretches. 0: no bound.
+      to take of an answer, while one of them is waited for; 408 beyond, or the connection is cut. Who takes much of an
+      answer at once has up to two more stretches. 0: no bound.
     - ``keep_alive_s`` (75): how long a connection without a request stays.
     - ``max_pipelined`` (16): requests waiting behind the one being answered; then reading pauses.
     - ``max_message_bytes`` (1 MiB): a message, after inflation; close 1009 beyond.

@@ -59,9 +59,6 @@ class Response:
         "stream",
     )
 
-    def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
-        self._set_up(connection, head)
-
     def _set_up(self, connection: HttpConnection, head: RequestHead) -> None:
         self._connection = connection
         self._server = connection.server
