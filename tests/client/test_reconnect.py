@@ -14,7 +14,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from tests.client.fakes import Certificates, Fake, Visit
+from tests.client.fakes import Certificates, Fake, Place, Visit, resolving
 from tests.support import until
 
 import portico
@@ -132,21 +132,32 @@ async def test_a_silent_server_is_tried_again() -> None:
     assert attempts.count >= 3
 
 
-async def test_nobody_there_is_tried_again() -> None:
-    async with Fake.running(Visit.head) as fake:
-        port = fake.port
-    opened: asyncio.Event = asyncio.Event()
+async def test_nobody_there_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt asks for the address: at the second one, the first is known to have met nobody."""
+    asked: list[str] = []
+    free = socket.socket()  # bound, so that nobody else listens there meanwhile
+    free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+
+    def nobody(name: str) -> list[Place]:
+        asked.append(name)
+        return [(socket.AF_INET, "127.0.0.1", port)]
 
     async def converse() -> None:
-        async for ws in portico.connect(f"ws://127.0.0.1:{port}/", backoff=SOON):
-            opened.set()
+        async for ws in portico.connect(f"ws://nobody.example:{port}/", backoff=SOON):
             await ws.close()
             break
 
-    task = asyncio.create_task(converse())
-    async with Fake.running(Visit.closed, port=port):
-        await opened.wait()
-        await task
+    resolving(monkeypatch, nobody)
+    with free:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        task = asyncio.create_task(converse())
+        await until(lambda: len(asked) >= 2)
+        async with Fake.running(Visit.closed, port=port) as fake:
+            await task
+    assert fake.count == 1
 
 
 @pytest.mark.parametrize(
