@@ -14,10 +14,11 @@ from typing import Final
 import pytest
 
 try:
-    from playwright.async_api import Browser, async_playwright
+    from playwright.async_api import Browser, Page, async_playwright, expect
 except ImportError as error:
     raise ImportError("the tests need playwright: pip install playwright, or make test, which installs it") from error
 
+PATIENCE_MS: Final = 15_000  # a busy machine's
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS: Final = [
     "--headless",
@@ -41,6 +42,13 @@ def chromium() -> str:
 
 @asynccontextmanager
 async def launched() -> AsyncIterator[Browser]:
-    """A running browser."""
+    """A running browser; what is expected of its pages may take PATIENCE_MS."""
+    expect.set_options(timeout=PATIENCE_MS)
     async with async_playwright() as play, await play.chromium.launch(executable_path=chromium(), args=ARGUMENTS) as it:
         yield it
+
+
+def overhear(page: Page, complaints: list[str]) -> None:
+    """Add a page's errors, and those that it writes to its console, to `complaints`."""
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_asyncio
+from tests.browser import Browser, launched
 from tests.certificates import Tls
 from tests.support import Logged
 
@@ -31,3 +33,10 @@ def server_tls(tls: Tls) -> ssl.SSLContext:
 @pytest.fixture
 def client_tls(tls: Tls) -> ssl.SSLContext:
     return tls.client()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One for all tests of a file, which share its loop."""
+    async with launched() as browser:
+        yield browser

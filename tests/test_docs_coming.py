@@ -7,7 +7,6 @@ import asyncio
 import inspect
 import pathlib
 import re
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,21 +16,18 @@ import pytest
 import socketio
 from tests.blocks import DOCS, blocks, write
 from tests.cli.command import serving, started
+from tests.node import MODULES, node_js
 from tests.support import GUARD_S
 
 import portico
 from portico.realtime import Client
 
 PYTHON, NODE = "coming-from-python-socketio.md", "coming-from-socketio-node.md"
-MODULES = pathlib.Path(__file__).parent / "interop/node/node_modules"
 
 
 @pytest.fixture
 def node() -> str:
-    found = shutil.which("node")
-    if found is None or not (MODULES / "socket.io-client").exists():
-        pytest.fail("the tests need Node.js and npm's socket.io-client: run make test")
-    return found
+    return node_js("socket.io-client", "socket.io")
 
 
 def files(folder: pathlib.Path, page: str) -> pathlib.Path:

@@ -6,9 +6,9 @@ import pathlib
 
 from playwright.async_api import expect
 from tests.blocks import blocks, write
-from tests.browser import launched
+from tests.browser import PATIENCE_MS, launched
 from tests.cli.command import serving
-from tests.test_docs_tutorial import LIBRARY, PATIENCE_MS
+from tests.test_docs_tutorial import LIBRARY
 
 WAYS = ("polling", "long", "sse", "websocket")
 WATCH = """(ways) => {

@@ -9,24 +9,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from tests.blocks import Block, blocks, changed, write
-from tests.browser import launched
+from tests.browser import PATIENCE_MS, overhear
 from tests.cli.command import serving
+from tests.node import MODULES
 
 PAGE = "tutorial.md"
-LIBRARY = pathlib.Path(__file__).parent / "interop/node/node_modules/socket.io-client/dist/socket.io.min.js"
-PATIENCE_MS = 15_000
+LIBRARY = MODULES / "socket.io-client/dist/socket.io.min.js"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    expect.set_options(timeout=PATIENCE_MS)
-    async with launched() as browser:
-        yield browser
 
 
 def upto(step: int) -> list[Block]:
@@ -63,8 +55,7 @@ async def window(context: BrowserContext, url: str, complaints: list[str]) -> Pa
     context.set_default_timeout(PATIENCE_MS)
     await context.route("**/favicon.ico", lambda route: route.fulfill(status=204))
     page = await context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    overhear(page, complaints)
     await page.goto(url)
     return page
 

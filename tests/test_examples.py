@@ -18,7 +18,8 @@ import pytest
 import pytest_asyncio
 import websockets
 from playwright.async_api import Browser, BrowserContext, Page, Route, expect
-from tests.browser import launched
+from tests.browser import PATIENCE_MS, overhear
+from tests.node import MODULES
 from tests.support import GUARD_S
 
 import portico
@@ -26,17 +27,9 @@ import portico
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 NAMES = sorted(folder.name for folder in EXAMPLES.iterdir() if (folder / "app.py").exists())
-CLIENT = ROOT / "tests/interop/node/node_modules/socket.io-client/dist/socket.io.esm.min.js"
-PATIENCE_MS = 15_000
+CLIENT = MODULES / "socket.io-client/dist/socket.io.esm.min.js"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    expect.set_options(timeout=PATIENCE_MS)
-    async with launched() as browser:
-        yield browser
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -142,8 +135,7 @@ async def answers(client: httpx.AsyncClient, url: str) -> bool:
 
 async def opened(context: BrowserContext, url: str, complaints: list[str]) -> Page:
     page = await context.new_page()
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    overhear(page, complaints)
     await page.goto(url)
     return page
 

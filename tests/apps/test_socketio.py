@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,8 +12,8 @@ import pytest
 import socketio
 from socketio.exceptions import ConnectionError as Refused
 from tests.apps.hosts import GUARD_S, Host
+from tests.node import said
 
-NODE = Path(__file__).parents[1] / "interop" / "node"
 TRANSPORTS = (["polling", "websocket"], ["websocket"], ["polling"])
 
 
@@ -95,25 +92,10 @@ async def test_a_client_that_is_refused(host: Host) -> None:
 
 @pytest.mark.parametrize("transports", TRANSPORTS, ids="-".join)
 async def test_npm_socket_io_client(host: Host, transports: list[str]) -> None:
-    node = shutil.which("node")
-    if node is None or not (NODE / "node_modules" / "socket.io-client").is_dir():
-        pytest.fail(f"the tests need Node.js and npm's socket.io-client: run make test, or npm ci in {NODE}")
     ended: asyncio.Queue[str] = asyncio.Queue()
     async with host(build(ended)) as site, asyncio.timeout(GUARD_S):
-        process = await asyncio.create_subprocess_exec(
-            node,
-            str(NODE / "socketio.mjs"),
-            f"http://127.0.0.1:{site.port}",
-            ",".join(transports),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert json.loads(output) == {
+        url = f"http://127.0.0.1:{site.port}"
+        assert await said("socketio.mjs", url, ",".join(transports), packages=("socket.io-client",)) == {
             "last": transports[-1],
             "answer": 5,
             "binary": [255, 1, 0],

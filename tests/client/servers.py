@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
 import ssl
 import sys
@@ -23,16 +22,15 @@ from typing import Any
 
 import aiohttp
 import aiohttp.web
-import pytest
 import websockets
 from tests.client.fakes import GUARD_S
+from tests.node import NODE, node_js
 
 import portico
 
 CAN_PING = ("websockets", "ws", "portico")
 CAN_FRAGMENT = ("websockets", "ws")
 ROOT = Path(__file__).parents[2]
-NODE = ROOT / "tests" / "interop" / "node"
 
 Ends = asyncio.Queue[tuple[int, str]]
 
@@ -155,12 +153,7 @@ async def _uvicorn(certificate: Path | None = None) -> AsyncIterator[Server]:
 
 @contextlib.asynccontextmanager
 async def _ws(certificate: Path | None = None) -> AsyncIterator[Server]:
-    node = shutil.which("node")
-    if node is None:
-        pytest.fail("the tests need Node.js: apt-get install nodejs npm")
-    if not (NODE / "node_modules" / "ws").is_dir():
-        pytest.fail(f"the tests need npm's ws: run make test, or npm ci in {NODE}")
-    command = [node, str(NODE / "server.mjs"), *([str(certificate)] if certificate else [])]
+    command = [node_js("ws"), str(NODE / "server.mjs"), *([str(certificate)] if certificate else [])]
     async with _process(command) as server:
         yield server
 

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
-from tests.browser import launched
+from tests.browser import PATIENCE_MS, overhear
 
 from portico import demo
-
-PATIENCE_MS = 15_000
 
 
 @dataclass
@@ -30,8 +28,7 @@ class Tabs:
 
     async def open(self) -> Page:
         page = await self.context.new_page()
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        overhear(page, self.complaints)
         page.on("response", lambda got: self.complaints.append(f"{got.status} {got.url}") if not got.ok else None)
         await page.goto(self.url)
         await expect(page.locator("tr[data-you]:not(.gone)")).to_have_count(1)
@@ -52,13 +49,6 @@ async def when(page: Page, expression: str) -> Any:
                 look();
             }})"""
         )
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    expect.set_options(timeout=PATIENCE_MS)
-    async with launched() as browser:
-        yield browser
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -86,13 +86,13 @@ class OwnServer:
 
     @classmethod
     @contextmanager
-    def running(cls, module: str, connections: int) -> Iterator[OwnServer]:
-        """`module` of this folder as the server, where this process may open `connections` at a time."""
+    def running(cls, module: str, connections: int = 0) -> Iterator[OwnServer]:
+        """`module` as the server, where this process may open `connections` at a time."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hard != resource.RLIM_INFINITY and hard < connections:
             raise AssertionError(f"{connections} open files are needed: ulimit -Hn says {hard}")
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, connections), hard))
-        command = [sys.executable, "-m", f"tests.interop.{module}"]
+        command = [sys.executable, "-m", module]
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             with process:

@@ -10,20 +10,17 @@ import asyncio
 import base64
 import itertools
 import json
-import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
-import pytest
 import websockets
 from playwright.async_api import BrowserContext, Page
+from tests.node import NODE, node_js
 
-NODE = Path(__file__).parent / "node"
 MOST_BYTES = 4 * 1024 * 1024
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close() sends RST
 
@@ -167,13 +164,8 @@ class Node:
     @classmethod
     @asynccontextmanager
     async def running(cls) -> AsyncIterator[Node]:
-        node = shutil.which("node")
-        if node is None:
-            pytest.fail("the tests need Node.js: apt-get install nodejs npm")
-        if not (NODE / "node_modules" / "ws").is_dir():
-            pytest.fail(f"the tests need npm's ws: run make test, or npm ci in {NODE}")
         process = await asyncio.create_subprocess_exec(
-            node,
+            node_js("ws"),
             str(NODE / "peer.mjs"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

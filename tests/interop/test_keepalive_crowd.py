@@ -30,7 +30,7 @@ KINDS = (b"", b"later")  # answered at once, and in a later turn of the loop
 
 @pytest.fixture
 def server() -> Iterator[OwnServer]:
-    with OwnServer.running("crowd_server", CONNECTIONS + WEBSOCKETS + SPARE_DESCRIPTORS) as server:
+    with OwnServer.running("tests.interop.crowd_server", CONNECTIONS + WEBSOCKETS + SPARE_DESCRIPTORS) as server:
         yield server
 
 

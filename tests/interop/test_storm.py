@@ -29,7 +29,7 @@ PARTS = 10
 
 @pytest.fixture
 def server() -> Iterator[OwnServer]:
-    with OwnServer.running("storm_server", CONNECTIONS + SPARE_DESCRIPTORS) as server:
+    with OwnServer.running("tests.interop.storm_server", CONNECTIONS + SPARE_DESCRIPTORS) as server:
         yield server
 
 

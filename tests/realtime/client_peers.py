@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.client.conftest import certificates, no_proxy, nothing_left
+from tests.node import NODE, node_js
 from tests.support import GUARD_S
 
 import portico
@@ -32,7 +31,6 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
-NODE = ROOT / "tests" / "interop" / "node"
 WAYS = {"websocket": ["websocket"], "polling": ["polling"], "upgrade": ["polling", "websocket"]}
 BOTH = ("node", "python")
 SOON = portico.Backoff(first_s=0.01, longest_s=0.05)
@@ -56,10 +54,7 @@ class Server:
     async def running(cls, kind: str, **settings: Any) -> AsyncIterator[Server]:
         """A server of this kind; `settings` are in its own words (``options={"pingInterval": 100}``)."""
         if kind == "node":
-            program = shutil.which("node")
-            if program is None or not (NODE / "node_modules" / "socket.io").is_dir():
-                pytest.fail(f"the tests need Node.js and npm's socket.io: run make test, or npm ci in {NODE}")
-            command = [program, str(NODE / "realtime.mjs")]
+            command = [node_js("socket.io"), str(NODE / "realtime.mjs")]
         else:
             command = [sys.executable, str(Path(__file__).with_name("python_peer.py"))]
         pipe = asyncio.subprocess.PIPE

@@ -6,20 +6,16 @@ namespace, acknowledgement, timer, task, descriptor, history, presence or memory
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.interop.own_server import OwnServer, Stats
 from tests.interop.storm_client import Storm
 from tests.realtime.wanderers import Wanderer
 
@@ -32,50 +28,30 @@ QUIET_S = 30
 # Besides its inbox the broker hosts the channels of / and /admin, with their histories, from their first client on.
 FROM_NOW_ON = {"channels": 3, "hosted": 3, "histories": 2}
 
-Stats = dict[str, Any]
-
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    """Of the server, a process of its own."""
-    script = Path(__file__).with_name("baseline_server.py")
-    process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        with process:
-            assert process.stdout is not None
-            yield int(process.stdout.readline())
-        assert process.returncode == 0
-    finally:
-        process.kill()
+def server() -> Iterator[OwnServer]:
+    with OwnServer.running("tests.realtime.baseline_server") as server:
+        yield server
 
 
-def ask(port: int) -> Stats:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=QUIET_S)
-    try:
-        connection.request("GET", "/stats")
-        told: Stats = json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-    return told
-
-
-def settled(port: int, before: dict[str, int]) -> Stats:
+def settled(server: OwnServer, before: dict[str, int]) -> Stats:
     """The server's state, as soon as what can be counted is as it was `before`; it has to be, after a while."""
     deadline = time.monotonic() + QUIET_S
-    while (told := ask(port))["counts"] != before and time.monotonic() < deadline:
+    while (told := server.stats())["counts"] != before and time.monotonic() < deadline:
         time.sleep(0.05)  # what is kept for a while goes by the clock
     assert told["counts"] == before
     return told
 
 
-def test_sessions_that_come_and_go_leave_nothing_behind(port: int) -> None:
+def test_sessions_that_come_and_go_leave_nothing_behind(server: OwnServer) -> None:
     """An allocator takes memory in steps, now and then; a leak takes some in every part of the time. So the median part
     tells, as in tests/interop/test_storm.py. What the process holds grows by gaps in it, too: of its use that says
     little, and it has a wide bound."""
     numbers = itertools.count(1)
     left: deque[dict[str, Any]] = deque(maxlen=50)
-    storm = Storm(port)
-    before = ask(port)["counts"] | FROM_NOW_ON
+    storm = Storm(server.port)
+    before = server.stats()["counts"] | FROM_NOW_ON
     part = SESSIONS // PARTS
     parts: list[Stats] = []
     began = time.monotonic()
@@ -86,7 +62,7 @@ def test_sessions_that_come_and_go_leave_nothing_behind(port: int) -> None:
                 for number in itertools.islice(numbers, part)
             )
             storm.run(scripts, at_once=AT_ONCE, timeout_s=60 + part / 20)
-            parts.append(settled(port, before))
+            parts.append(settled(server, before))
     finally:
         storm.close()
     print(

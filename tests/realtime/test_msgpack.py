@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import shutil
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.node import said
 from tests.realtime.client_peers import WAYS, Got, client_of, no_proxy, node, nothing_left  # noqa: F401
 from tests.realtime.official import expected, realtime
 from tests.realtime.raw import realtime as echoing
@@ -27,7 +25,6 @@ from portico.realtime import Recovery
 from portico.wire import msgpackets
 from portico.wire.socketio import ACK, CONNECT, CONNECT_ERROR, DISCONNECT, EVENT
 
-NODE = Path(__file__).parents[1] / "interop" / "node"
 pack = msgspec.msgpack.encode
 unpack = msgspec.msgpack.decode
 
@@ -49,24 +46,9 @@ def feed(data: bytes) -> Any:
 
 @pytest.mark.parametrize("transports", ["default", "polling"])
 async def test_every_feature_of_the_official_client(transports: str) -> None:
-    program = shutil.which("node")
-    if program is None or not (NODE / "node_modules" / "socket.io-msgpack-parser").is_dir():
-        pytest.fail(f"the tests need Node.js and npm's socket.io-msgpack-parser: run make test, or npm ci in {NODE}")
     async with asyncio.timeout(3 * GUARD_S), portico.serve(realtime(packets="msgpack"), "127.0.0.1", 0) as server:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            str(NODE / "msgpack.mjs"),
-            f"http://127.0.0.1:{server.port}",
-            transports,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    saw = json.loads(output)
+        url = f"http://127.0.0.1:{server.port}"
+        saw = await said("msgpack.mjs", url, transports, packages=("socket.io-client", "socket.io-msgpack-parser"))
     zeros = {"type": "Buffer", "data": [0] * 8}
     values = [None, "1970-01-02T00:00:00.000Z", zeros, {"type": "Buffer", "data": [0]}, 2**40, -1.5, None, False]
     assert saw.pop("own") == values

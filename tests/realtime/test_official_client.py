@@ -6,21 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser
-from tests.browser import launched
+from tests.node import MODULES, NODE, said
 from tests.realtime.official import expected, realtime
 from tests.support import GUARD_S
 
 import portico
 
-NODE = Path(__file__).parents[1] / "interop" / "node"
 LIBRARIES = ("socket.io-client", "socket.io-client-4.0", "socket.io-client-3")
 TRANSPORTS = ("default", "websocket", "polling")
 
@@ -29,7 +24,7 @@ every_library = pytest.mark.parametrize("library", LIBRARIES)
 
 
 def version(library: str) -> str:
-    file = NODE / "node_modules" / library / "package.json"
+    file = MODULES / library / "package.json"
     if not file.exists():
         pytest.fail(f"the tests need npm's {library}: run make test, or npm ci in {NODE}")
     return str(json.loads(file.read_text())["version"])
@@ -55,31 +50,9 @@ def test_they_are_the_oldest_and_the_newest_of_the_protocol() -> None:
 @every_way
 @every_library
 async def test_every_feature_in_node(library: str, transports: str) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.fail("the tests need Node.js: apt-get install nodejs npm")
     async with asyncio.timeout(3 * GUARD_S), served() as server:
-        process = await asyncio.create_subprocess_exec(
-            node,
-            str(NODE / "official.mjs"),
-            library,
-            f"http://127.0.0.1:{server.port}",
-            transports,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    assert json.loads(output) == expected(version(library), ends_at(transports), page=False)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
+        saw = await said("official.mjs", library, f"http://127.0.0.1:{server.port}", transports, packages=(library,))
+    assert saw == expected(version(library), ends_at(transports), page=False)
 
 
 PAGE_SCRIPT = """async ([transports, version, module]) => {

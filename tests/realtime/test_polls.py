@@ -27,6 +27,12 @@ class Way:
     async def get(self) -> tuple[int, str]:
         return await self.raw.request(sid=self.sid, headers=self.headers)
 
+    async def held_get(self) -> asyncio.Task[tuple[int, str]]:
+        """A GET that the server holds already, as there is nothing to say."""
+        held = asyncio.create_task(self.get())
+        await until(lambda: self.raw.session.poll is not None)
+        return held
+
     async def post(self, body: str) -> tuple[int, str]:
         return await self.raw.request("POST", body.encode(), sid=self.sid, headers=self.headers)
 
@@ -44,8 +50,7 @@ async def test_a_held_get_gets_all_that_one_turn_brings(asked: bool, logged: Log
     """Engine.IO v4, §HTTP long-polling: packets are joined by U+001E."""
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
-        held = asyncio.create_task(way.get())
-        await until(lambda: raw.session.poll is not None)
+        held = await way.held_get()
         for n in range(3):
             raw.io.emit("news", n)
         assert await held == (200, '42["news",0]\x1e42["news",1]\x1e42["news",2]')
@@ -65,8 +70,7 @@ async def test_a_second_get_ends_the_session(asked: bool, logged: Logged) -> Non
     """Engine.IO v4, §HTTP long-polling: one GET at a time; the one that is held is answered with a ``close``."""
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
-        held = asyncio.create_task(way.get())
-        await until(lambda: raw.session.poll is not None)
+        held = await way.held_get()
         assert (await way.get())[0] == 400
         assert await held == (200, "1")
         assert not raw.io.engine.sessions
@@ -76,8 +80,7 @@ async def test_a_second_get_ends_the_session(asked: bool, logged: Logged) -> Non
 async def test_who_leaves_while_a_get_is_held_has_left(asked: bool, logged: Logged) -> None:
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
-        held = asyncio.create_task(way.get())
-        await until(lambda: raw.session.poll is not None)
+        held = await way.held_get()
         held.cancel()
         await until(lambda: not raw.io.engine.sessions)
         assert raw.io.counters.closed == {"transport close": 1}
@@ -129,8 +132,7 @@ async def test_a_held_get_is_let_go_where_the_session_goes_to_websocket(asked: b
     """Engine.IO v4, §Upgrade: the server answers the pending GET with a ``noop``."""
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
-        held = asyncio.create_task(way.get())
-        await until(lambda: raw.session.poll is not None)
+        held = await way.held_get()
         async with raw.socket(way.sid) as ws:
             await ws.send("2probe")
             await ws.expect("3probe")
@@ -144,8 +146,7 @@ async def test_a_held_get_is_let_go_where_the_session_goes_to_websocket(asked: b
 async def test_a_held_get_is_answered_when_the_server_stops(asked: bool) -> None:
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
-        held = asyncio.create_task(way.get())
-        await until(lambda: raw.session.poll is not None)
+        held = await way.held_get()
         await raw.server.close()
         assert await held == (200, "1")
 

@@ -12,19 +12,18 @@ import json
 import shutil
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.browser import launched
+from tests.node import NODE
 from tests.realtime.followers import realtime, url
 from tests.realtime.raw import Raw, serving
 from tests.support import GUARD_S, until
 
 import portico
 
-NODE = Path(__file__).parents[1] / "interop" / "node"
 PATIENCE_S = 3 * GUARD_S
 
 

@@ -54,7 +54,7 @@ async def test_a_slow_reader_costs_no_memory_and_misses_nothing() -> None:
         assert io.counters.behind == 1
         assert max(listener.exchange.stream.buffered for listener in io.streams) <= 64 * KIB + 21 * KIB
         assert await numbers_of(slow, n - 1) == list(range(n))
-        await until(lambda: all(not listener.is_behind for listener in io.streams))
+        await until(lambda: all(listener not in listener.group.behind for listener in io.streams))
         io.to("a").emit("n", n)
         data = await slow.exactly(int(await slow.reader.readline(), 16) + 2)
         assert b"data: [%d]\n" % n in data
@@ -72,7 +72,7 @@ async def test_a_reader_that_is_slower_than_the_history_is_told_of_the_gap() -> 
             more += bool(io.counters.behind)
             await turns(1)
         reading = asyncio.ensure_future(numbers_of(slow, n))
-        await until(lambda: all(not listener.is_behind for listener in io.streams))
+        await until(lambda: all(listener not in listener.group.behind for listener in io.streams))
         io.to("a").emit("n", n)
         got = await reading
         assert "gap" in got
@@ -90,7 +90,9 @@ async def test_what_slow_readers_have_read_of_the_history_is_held_once_for_all_o
         for _ in range(10):
             slow = await stack.enter_async_context(await Peer.connect(raw.server, receive_buffer=64 * KIB))
             slow.send(get(f"/socket.io/events?room=a&lastEventId={start}"))
-        await until(lambda: [one.is_behind and one.exchange.stream.blocked for one in io.streams] == [True] * 10)
+        await until(
+            lambda: [one in one.group.behind and one.exchange.stream.blocked for one in io.streams] == [True] * 10
+        )
         held = [
             each for each in gc.get_objects() if type(each) is Kept
         ]  # not isinstance: among all objects are proxies of what is gone

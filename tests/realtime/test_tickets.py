@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +17,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from tests.realtime.client_peers import NODE, SOON
+from tests.node import said
+from tests.realtime.client_peers import SOON
 from tests.realtime.raw import Raw, realtime, serving
 from tests.support import GUARD_S, until
 
@@ -256,20 +256,9 @@ async def site(**options: Any) -> AsyncIterator[tuple[portico.Realtime, str]]:
 
 @pytest.mark.parametrize("transports", ["polling,websocket", "websocket", "polling"])
 async def test_the_official_client(transports: str) -> None:
-    node = shutil.which("node")
-    if node is None or not (NODE / "node_modules" / "socket.io-client").is_dir():
-        pytest.fail(f"the tests need Node.js and npm's socket.io-client: run make test, or npm ci in {NODE}")
     async with site() as (_, url):
-        process = await asyncio.create_subprocess_exec(
-            node, str(NODE / "security.mjs"), url, transports, stdout=asyncio.subprocess.PIPE
-        )
-        try:
-            output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    assert json.loads(output) == {
+        saw = await said("security.mjs", url, transports, packages=("socket.io-client",))
+    assert saw == {
         "user": "visitor 1",
         "again": "visitor 2",
         "used": ["this ticket is not valid", {"code": "ticket"}],

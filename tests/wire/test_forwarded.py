@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portico.errors import LocalError
-from portico.wire.forwarded import MAX_HOPS, Forwarded, Malformed, Trust, forwarded, node, reader, x_forwarded
+from portico.wire.forwarded import MAX_HOPS, MAX_NODE, Forwarded, Malformed, Trust, forwarded, node, reader, x_forwarded
 
 TRUST = Trust(["127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48"])
 CLIENT = "203.0.113.7"
@@ -351,3 +351,10 @@ def test_nothing_else_is_raised(junk: str) -> None:
 def test_a_kind_that_is_none(kind: Any) -> None:
     with pytest.raises(LocalError, match="expected 'x-forwarded' or 'forwarded'"):
         reader(kind)
+
+
+def test_a_text_that_is_long_is_no_address_and_is_not_remembered() -> None:
+    """An IPv6 address may have a zone of any length behind it: what is remembered of addresses is bounded."""
+    long = b"::1%" + b"a" * MAX_NODE
+    with pytest.raises(Malformed):
+        x_forwarded([(b"x-forwarded-for", long)], Trust(["10.0.0.0/8"]))

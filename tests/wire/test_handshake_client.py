@@ -138,3 +138,15 @@ def test_two_subprotocols_fail() -> None:  # RFC 6455 §11.3.4
 def test_tokens_of_the_answer_are_compared_in_any_case() -> None:  # §4.1, items 2 and 3 of the answer
     lines = f"Upgrade: WebSocket\r\nConnection: x, UPGRADE\r\nSec-WebSocket-Accept: {accept_key(KEY)}\r\n"
     assert check_response(response(f"HTTP/1.1 101 OK\r\n{lines}\r\n".encode()), KEY, [], None) == (None, None)
+
+
+def test_what_a_server_said_is_shown_as_text_and_not_obeyed() -> None:
+    """0x80 to 0x9F, which a reason may have in it (RFC 9112 §4), are controls to a terminal; and it may be long."""
+    head = response(b"HTTP/1.1 403 \x9b31mred\x9d0;title\xad caf\xe9 " + b"x" * 9000 + b"\r\n\r\n")
+    with pytest.raises(HandshakeError) as raised:
+        check_response(head, KEY, [], None)
+    said = str(raised.value)
+    assert said.startswith(r"the server answered 403 \x9b31mred\x9d0;title\xad café xxx")
+    assert said.endswith("x, expected 101")
+    assert said.isprintable()
+    assert len(said) < 300
