@@ -56,6 +56,9 @@ class Protocol:
     def drained(self) -> None:
         """The outbox, which was above `Stream.high_water`, is at half of it or below."""
 
+    def resumed(self) -> None:
+        """Reading goes on, after a pause: what this protocol has held back itself may, too."""
+
     def expired(self, now: float) -> None:
         """The stream's deadline is over."""
 
@@ -240,8 +243,10 @@ class Stream(Source):
 
     def resume(self) -> None:
         """Read on after `pause`."""
-        if not self._eof:
+        if not self._eof and not self._interest & READ and self._state != GONE:
             self._set_interest(self._interest | READ)
+            protocol = self.protocol
+            protocol.resumed()
 
     def _set_interest(self, interest: int) -> None:
         if interest != self._interest and self._state != GONE:

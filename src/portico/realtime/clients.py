@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,10 @@ from portico.codes import Close
 from portico.errors import ConnectionClosed, LocalError, Refuse
 from portico.realtime.emissions import Audience, Selection, names
 from portico.realtime.identity import Identified, Lifetime
-from portico.realtime.members import CONNECTED, CONNECTING, EVENT_BYTES, GONE, Item, Member
+from portico.realtime.members import CONNECTED, CONNECTING, GONE, Item, Member
 from portico.realtime.rates import Bucket
 from portico.realtime.recovery import Recovered, set_aside
+from portico.realtime.runners import EVENT_BYTES
 from portico.realtime.unidentified import admitted
 from portico.wire.socketio import CONNECT, DISCONNECT
 
@@ -114,23 +116,17 @@ class Client(Member, Identified, Audience):
 
         Raises TimeoutError after `timeout` seconds (60), and ConnectionClosed where the client has left.
         """
-        values = await self._ask((event, *args), CALL_TIMEOUT_S if timeout is None else timeout)
-        return values[0] if len(values) == 1 else values or None
+        if not self.namespace.io.is_here():
+            raise LocalError("call() in another thread than the event loop's")
+        made = self.namespace.event("call", [], [], (event, *args))
+        return await self._ask(made, CALL_TIMEOUT_S if timeout is None else timeout)
 
     async def _asked(self, event: Event, answers: dict[str, Any]) -> None:
         """Ask it for its part of many answers."""
-        try:
-            values = await self._wait_for(event, event.timeout_s)
-        except (TimeoutError, ConnectionClosed):
-            return
-        answers[self.id] = values[0] if len(values) == 1 else values or None
+        with contextlib.suppress(TimeoutError, ConnectionClosed):
+            answers[self.id] = await self._ask(event, event.timeout_s)
 
-    async def _ask(self, event: tuple[Any, ...], timeout_s: float) -> list[Any]:
-        if not self.namespace.io.is_here():
-            raise LocalError("call() in another thread than the event loop's")
-        return await self._wait_for(self.namespace.event("call", [], [], event), timeout_s)
-
-    async def _wait_for(self, event: Event, timeout_s: float) -> list[Any]:
+    async def _ask(self, event: Event, timeout_s: float) -> Any:
         if self.state is GONE:
             raise ConnectionClosed(Close(1001, "the client has left", by="peer"))
         self._last_call += 1
@@ -143,7 +139,8 @@ class Client(Member, Identified, Audience):
         try:
             self._send(out)
             async with asyncio.timeout(timeout_s):
-                return await future
+                values = await future
+            return values[0] if len(values) == 1 else values or None
         finally:
             if self._acks is not None:
                 self._acks.pop(number, None)

@@ -190,15 +190,14 @@ class Mounted(Native):
         """Whether an upgrade request gets its 101, before it does; an `Admission`, or what will be one."""
         try:
             session = self.engine.check(request.query, upgrade=True)
-            if session is None and self.stopping:
+            if session is not None:
+                return Admission(session, session.user)
+            if self.stopping:
                 raise Refused(engineio.FORBIDDEN, "this server is stopping", status=503)
-            if session is None:
-                self.engine.waiting.check_attempt(request, self.engine.reactor)
+            self.engine.waiting.check_attempt(request, self.engine.reactor)
         except Refused as refused:
             self.engine.counters.refused[refused.why] += 1
             raise refused.refuse() from None
-        if session is not None:
-            return Admission(session, session.user)
         user = self.identify(request)
         return _later(request, user) if inspect.isawaitable(user) else Admission(None, user)
 

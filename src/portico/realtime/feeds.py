@@ -401,30 +401,20 @@ class Feeds:
         self._lingering.clear()
 
 
-class Bell(Watcher):
+class Bell(asyncio.Event, Watcher):
     """Rings when there is something to read."""
 
-    def __init__(self) -> None:
-        self.over = False
-        self._event = asyncio.Event()
-
-    def clear(self) -> None:
-        """Wait for the next."""
-        self._event.clear()
-
-    async def wait(self) -> None:
-        """Until it has rung."""
-        await self._event.wait()
+    over = False
 
     def came(self, feed: Feed, kept: Kept) -> None:
-        self._event.set()
+        self.set()
 
     def lost(self, feed: Feed, reason: str) -> None:
-        self._event.set()
+        self.set()
 
     def ended(self) -> None:
         self.over = True
-        self._event.set()
+        self.set()
 
 
 class Receipts(Receipt):

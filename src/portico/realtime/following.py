@@ -20,7 +20,7 @@ from portico.realtime.identity import EXPIRED, EXPIRED_DATA, Identity
 from portico.realtime.polling import Waker, request_of, respond
 from portico.realtime.polls import JSON, Header
 from portico.realtime.refusals import Refused, forbidden, refused_by
-from portico.realtime.streams import Places, joined
+from portico.realtime.streams import Places, gap_block, joined
 from portico.wire import engineio, socketio, sse
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Following:
             raise _later("the history can't be read now") from None
         self._mounted.engine.counters.streams += 1
         await send({"type": "http.response.start", "status": 200, "headers": head})
-        told = b"" if gap is None else gap_of(places, wanted, gap)
+        told = b"" if gap is None else gap_block(places, None, gap)
         await self._io.streams.run(self._mounted, followed, places, told, calls, wanted.expires_at)
 
     async def _admit(self, request: Request, wanted: Wanted) -> None:
@@ -229,12 +229,6 @@ class Following:
         """The server stops: who waits is answered."""
         for held in list(self._held):
             held.ended()
-
-
-def gap_of(places: Places, wanted: Wanted, reason: str) -> bytes:
-    """What tells that it is not known what is missing."""
-    data = {"room": None, "reason": reason, "position": joined(places)}
-    return sse.identity(joined(places)) + sse.block("gap", socketio.to_json(data))
 
 
 def _query(scope: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from portico.realtime.emissions import Emission, emit
 from portico.realtime.handlers import Handler
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.rates import allowed
+from portico.realtime.runners import EVENT_BYTES, Runners
 from portico.realtime.unidentified import afford
 from portico.wire import socketio
 from portico.wire.socketio import ACK
@@ -20,13 +21,11 @@ if TYPE_CHECKING:
     from portico.realtime.namespaces import Namespace
     from portico.realtime.realtime import Realtime
     from portico.realtime.recovery import Recovery
-    from portico.realtime.runners import Runners
     from portico.realtime.sessions import Session
 
 logger = logging.getLogger("portico.realtime")
 
 CONNECTING, CONNECTED, GONE = "connecting", "connected", "gone"
-EVENT_BYTES = 200  # what an unread event weighs besides its text
 
 Item = tuple[list[Any], int | None, int]  # an event and its arguments; the id of its acknowledgement; what it weighs
 

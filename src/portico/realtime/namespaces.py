@@ -291,7 +291,7 @@ class Namespace(Group, Audience):
         return self.pass_on(event)
 
     def pass_on(self, event: Event) -> Receipt:
-        """The same of an event that no room keeps."""
+        """The same without what rooms keep of it."""
         io = self.io
         recovery = io.recovery
         if recovery is not None:

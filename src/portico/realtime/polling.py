@@ -161,14 +161,10 @@ class Polling:
         if session.poll is not None:
             session.fail(ProtocolError("two GETs of one session at once"))
             raise Refused(engineio.BAD_REQUEST, "another GET of this session is being held")
-        if session.waiting:
-            packets = session.take()
-        else:
-            waited = await TaskPoll(session).wait(receive)
-            if waited is None:
-                session.close("transport close", discard=True)
-                return
-            packets = waited
+        packets = session.take() if session.waiting else await TaskPoll(session).wait(receive)
+        if packets is None:
+            session.close("transport close", discard=True)
+            return
         await respond(send, 200, payload(session, packets), [TEXT, *headers])
 
     async def _post(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from portico.errors import ProtocolError
 from portico.net.timers import Timed
 from portico.realtime.outgoing import NOOP, Outgoing
+from portico.realtime.runners import EVENT_BYTES
 from portico.server.exchange import Exchange
 from portico.wire import engineio
 
@@ -146,7 +147,7 @@ class Polls:
     def _post(self, session: Session, exchange: Exchange) -> bool:
         if session.posting or exchange.body_short or exchange.held > min(SMALL_BODY, session.max_payload_bytes):
             return False
-        if not session.has_room(exchange.held + 200 * PACKETS_AT_ONCE):
+        if not session.has_room(exchange.held + EVENT_BYTES * PACKETS_AT_ONCE):
             return False
         body = exchange.peek_body()
         if body.count(b"\x1e") >= PACKETS_AT_ONCE:

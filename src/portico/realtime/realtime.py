@@ -390,14 +390,15 @@ class Realtime(Here, Tickets, Audience, Mountable):
         """Answer what a node has asked: another one, or this."""
         if not self.running:
             return
+        answer = Event("answer", asked.namespace, id=asked.id, data=data)
         try:
-            self.broker.publish(asked.reply, Event("answer", asked.namespace, id=asked.id, data=data))
+            self.broker.publish(asked.reply, answer)
         except LocalError as error:
             if asked.kind != "fetch":
                 raise
             logger.error("fetch() on another node gets no client.data of this one: %s", error)
-            data = [[id, rooms, {}] for id, rooms, _ in data]
-            self.broker.publish(asked.reply, Event("answer", asked.namespace, id=asked.id, data=data))
+            answer.data = [[id, rooms, {}] for id, rooms, _ in data]
+            self.broker.publish(asked.reply, answer)
 
     async def ask(self, event: Event, timeout_s: float) -> list[Any]:
         """The answers of all nodes that have clients of the namespace."""

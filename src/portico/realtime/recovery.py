@@ -140,7 +140,11 @@ async def _restore(client: Client, pid: str, offset: object) -> Recovered | None
         logger.debug("a client of %s could not be recovered: %s", namespace.name, span.gap)
         namespace.undo_come_back(client, *fresh)
         return None
-    missed = [_outgoing(namespace, message) for message in span.messages if _was_for(client, left, message)]
+    missed = [
+        namespace.outgoing(message.data, place=str(message.position), offset=message.sequence)
+        for message in span.messages
+        if _was_for(client, left, message)
+    ]
     session = client.session
     if session.buffered + ANSWER_BYTES + sum(out.size for out in missed) > session.engine.options.max_outbox_bytes:
         logger.debug("a client of %s has missed more than may wait for it: max_outbox_bytes", namespace.name)
@@ -169,10 +173,6 @@ def _since(offset: object, left: Left) -> Position:
 def _put_back(namespace: Namespace, pid: str, left: Left) -> None:
     if namespace.io.running and namespace.io.recovery is not None:
         namespace.io.broker.store(_key(namespace, pid), left, namespace.io.recovery.age_s)
-
-
-def _outgoing(namespace: Namespace, message: Message) -> Outgoing:
-    return namespace.outgoing(message.data, place=str(message.position), offset=message.sequence)
 
 
 def _was_for(client: Client, left: Left, message: Message) -> bool:

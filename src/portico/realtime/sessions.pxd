@@ -17,7 +17,7 @@ cdef class Session(Timed):
     @cython.locals(ws=WebSocket, stream=Stream, slow=bint)
     cpdef bint send(self, Outgoing out) except -1
     @cython.locals(stream=Stream)
-    cdef bint _has_room(self, WebSocket ws, Outgoing out, Py_ssize_t size) except -1
+    cdef bint _fits(self, WebSocket ws, Outgoing out, Py_ssize_t size) except -1
     @cython.locals(missing=Py_ssize_t)
     cdef bint _enqueue(self, Outgoing out) except -1
     @cython.locals(before=Outgoing)

@@ -180,14 +180,14 @@ class Session(Timed):
             self._lost(replaced=1)
             if not out.offset:
                 return True
-        if self._has_room(ws, out, len(frames)):
+        if self._fits(ws, out, len(frames)):
             stream.write(frames)
             ws.wire.sent += out.messages
             return True
         self.overflow(out)
         return False
 
-    def _has_room(self, ws: WebSocket, out: Outgoing, size: int) -> bool:
+    def _fits(self, ws: WebSocket, out: Outgoing, size: int) -> bool:
         stream = ws.stream
         options = self.engine.options
         missing = stream.buffered + size - options.max_outbox_bytes

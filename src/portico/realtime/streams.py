@@ -73,7 +73,7 @@ class Group(Watcher):
 
     def lost(self, feed: Feed, reason: str) -> None:
         if self.live:
-            self._write(feed, gap_block(self.places, feed, f"some were lost on their way ({reason})"), None)
+            self._write(feed, gap_block(self.places, feed.room, f"some were lost on their way ({reason})"), None)
         self._go_on()
 
     def ended(self) -> None:
@@ -114,11 +114,6 @@ class Listener(Timed):
         self._places: Places | None = places  # where it is, unless it is live
         group.behind[self] = None
         self._schedule()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether there is something that it has not been written."""
-        return self._places is not None
 
     def write(self, piece: bytes) -> None:
         """Write to it, whatever waits already."""
@@ -161,7 +156,7 @@ class Listener(Timed):
         for index, read in enumerate(reads):
             if read.gap is not None:
                 places[index] = read.position
-                self.write(gap_block(places, group.feeds[index], read.gap))
+                self.write(gap_block(places, group.feeds[index].room, read.gap))
         await self._replay(places, reads)
         places[:] = [read.position for read in reads]
         return self._is_short(places)
@@ -256,7 +251,7 @@ class Streams:
         places: Places,
         told: bytes,
         calls: Any,
-        expires_at: float | None = None,
+        expires_at: float | None,
     ) -> None:
         """Let a response be a stream, from `places` on and until its end. `told` comes first."""
         receive, send = calls
@@ -293,7 +288,7 @@ def opening(places: Places) -> bytes:
     return sse.retry(random.randint(*RETRY_MS)) + sse.identity(joined(places)) + sse.block("position", data)
 
 
-def gap_block(places: Places, feed: Feed, reason: str) -> bytes:
-    """What tells that events of a room are missing, and from where it goes on."""
-    data = {"room": feed.room, "reason": reason, "position": joined(places)}
+def gap_block(places: Places, room: str | None, reason: str) -> bytes:
+    """What tells that events of a room are missing, or of any, and from where it goes on."""
+    data = {"room": room, "reason": reason, "position": joined(places)}
     return sse.identity(joined(places)) + sse.block("gap", socketio.to_json(data))

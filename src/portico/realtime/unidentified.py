@@ -62,18 +62,14 @@ class Waiting:
 
     def check_attempt(self, request: Request, reactor: Reactor) -> None:
         """Somebody asks for a session; raises Refused where it is once too often, or there are too many."""
-        wait = self.attempt(request, reactor)
-        if wait:
-            headers = [("Retry-After", str(math.ceil(wait)))]
-            raise forbidden(TOO_OFTEN, 429, headers, too_many(wait))
+        _let_wait(self.attempt(request, reactor))
         self.check(request)
 
     def check_failures(self, request: Request, reactor: Reactor) -> None:
         """Somebody shows who it is without asking for a session: only what fails is an `attempt`. Raises Refused where
         there were too many."""
-        wait = 0.0 if self._attempts is None else self._attempts.wait(request, reactor.clock())
-        if wait:
-            raise forbidden(TOO_OFTEN, 429, [("Retry-After", str(math.ceil(wait)))], too_many(wait))
+        if self._attempts is not None:
+            _let_wait(self._attempts.wait(request, reactor.clock()))
 
     def attempt(self, request: Request, reactor: Reactor) -> float:
         """One more attempt of an address: 0; where it is one too many, the seconds until the next."""
@@ -104,6 +100,12 @@ class Waiting:
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
+
+
+def _let_wait(seconds: float) -> None:
+    """Refuse who has come too often, where that is to wait."""
+    if seconds:
+        raise forbidden(TOO_OFTEN, 429, [("Retry-After", str(math.ceil(seconds)))], too_many(seconds))
 
 
 def restrict(session: Session, ws: WebSocket) -> None:

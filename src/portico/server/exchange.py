@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("portico.server")
 
+SMALL_PIECE: Final = 512  # bytes: the object around one that is shorter may weigh more than it does
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 TO_SEND: Final = (
     "http.response.start, http.response.body, http.response.trailers, http.response.early_hint, http.response.pathsend "
@@ -91,9 +92,13 @@ class Exchange(Response):
     def body_came(self, piece: bytes) -> None:
         if self.over:
             return
-        if self._body is None:
-            self._body = deque()
-        self._body.append(piece)
+        body = self._body
+        if body is None:
+            body = self._body = deque()
+        if body and len(piece) < SMALL_PIECE and len(body[-1]) < SMALL_PIECE:
+            body[-1] += piece
+        else:
+            body.append(piece)
         self.held += len(piece)
         _wake(self._wake_body)
 

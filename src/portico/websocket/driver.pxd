@@ -15,17 +15,20 @@ cdef class Driver(Owner):
     cdef public object user, state, rooms
     cdef readonly object latency
     cdef unsigned int _number, _ping_id, _keepalive_id
-    cdef unsigned char _told
+    cdef unsigned char _told, _reading_on
     cdef readonly unsigned char sending
     cdef object _our_close, _drain, _end, _pings, _pong_due
     cdef double _ping_sent, _next_ping, _due
 
     cpdef begin(self, bytes tail=*)
     cpdef received(self, bytearray data, Py_ssize_t size)
+    @cython.locals(stream=Stream, parts=int)
     cdef _dispatch_rest(self)
+    cpdef resumed(self)
     cdef bint _full(self)
     @cython.locals(stream=Stream)
     cpdef _read_on(self, bytes tail=*)
+    @cython.locals(due=bint)
     cdef _read_on_soon(self)
     @cython.locals(inbox=Inbox, completed=bint)
     cdef _dispatch(self, list events)

@@ -29,6 +29,7 @@ logger = logging.getLogger("portico.websocket")
 LOOKAHEAD_BYTES: Final = 64 * 1024
 PEEK_S: Final = 1.0
 LAG_S: Final = 1.0
+SCANS_A_TURN: Final = 8  # parts of what came that an endpoint is given in one turn of the loop
 
 _ids = itertools.count(1)
 
@@ -53,6 +54,7 @@ class Driver(Owner):
         "_ping_sent",
         "_pings",
         "_pong_due",
+        "_reading_on",
         "_told",
         "endpoint",
         "inbox",
@@ -95,6 +97,7 @@ class Driver(Owner):
         self._number = next(_ids) & 0xFFFFFFFF
         self._our_close: Close | None = None
         self._told = False
+        self._reading_on = False  # without an inbox: `_read_on` is due
         self._drain: deque[asyncio.Future[None]] | None = None
         self._end: asyncio.Future[None] | None = None
         self._pings: dict[bytes, tuple[asyncio.Future[float], float]] | None = None
@@ -131,9 +134,27 @@ class Driver(Owner):
             self._dispatch_rest()
 
     def _dispatch_rest(self) -> None:
-        """Deal with what came and was not scanned yet, a bounded part at a time, unless nobody takes it."""
-        while self.wire.pending() and self.stream.open and not self._full():
+        """Deal with what came and was not scanned yet, a bounded part at a time, unless nobody takes it.
+
+        An endpoint takes everything, so that it gets a bounded number of parts in a turn: what came at once may have
+        been inflated a thousandfold. Who has paused reading meanwhile gets the rest after `resumed`.
+        """
+        stream = self.stream
+        parts = 1
+        while self.wire.pending() and stream.open and not self._full():
+            if self.inbox is None:
+                if stream.paused:
+                    return
+                if parts == SCANS_A_TURN:
+                    stream.pause()
+                    self._read_on_soon()
+                    return
+                parts += 1
             self._dispatch(self.wire.scan(bytearray(), 0))
+
+    def resumed(self) -> None:
+        if self.inbox is None and self.wire.pending():
+            self._read_on_soon()
 
     def _full(self) -> bool:
         """Whether as much is unread as may be; a connection that closes drops what is more instead."""
@@ -143,9 +164,16 @@ class Driver(Owner):
 
     def _read_on(self, tail: bytes = b"") -> None:
         """There is somebody to read, there is room again, or the connection closes: what came first, then reading."""
-        if self.inbox is not None:
-            self.inbox.reading_on = False
         stream = self.stream
+        if self.inbox is None:
+            stream.resume()  # where it is too much, that is found again
+            self._reading_on = False
+            if tail and stream.open:
+                self.received(bytearray(tail), len(tail))
+            else:
+                self._dispatch_rest()
+            return
+        self.inbox.reading_on = False
         if tail and stream.open:
             stream.resume()  # where it is too much, `_pause` shall find it reading
             self.received(bytearray(tail), len(tail))
@@ -257,8 +285,11 @@ class Driver(Owner):
                 stream.resume()
 
     def _read_on_soon(self) -> None:
-        if self.inbox is not None and not self.inbox.reading_on:
-            self.inbox.reading_on = True
+        if self.inbox is None:
+            due, self._reading_on = self._reading_on, True
+        else:
+            due, self.inbox.reading_on = self.inbox.reading_on, True
+        if not due:
             self.stream.reactor.soon(self.stream, self._read_on)
 
     def _assembly_deadline(self, completed: bool) -> None:

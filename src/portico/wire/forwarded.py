@@ -182,7 +182,7 @@ def _client(hops: list[str], trust: Trust) -> tuple[tuple[str, int] | None, int]
 @lru_cache(KNOWN_ADDRESSES)
 def _node(text: str) -> tuple[str, int] | None:
     """`node`, or an IPv6 address without brackets, as ``X-Forwarded-For`` has it."""
-    if text.count(":") < 2 or text.startswith("["):
+    if text.count(":") < 2 or text.startswith("[") or len(text) > MAX_NODE:
         return node(text)
     return _address(text), 0
 

@@ -21,6 +21,7 @@ from portico.wire.http1 import RequestHead, ResponseHead
 from portico.wire.responses import status_line
 
 VERSION: Final = "13"
+SHOWN_CHARS: Final = 200  # of what a server said, in an error
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64 (RFC 6455 §4.1, item 7)
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.\-]*+)://(\[[0-9a-f:.]++\]|[^\[\]:/?#@\s]++)(?::([0-9]{1,5}))?", re.IGNORECASE)
@@ -330,7 +331,7 @@ def check_response(
     compression that it chose. Raises HandshakeError; then the client closes the connection."""
     headers = Headers(head.headers)
     if head.status != 101:
-        raise _failed(head, f"the server answered {head.status} {head.reason}".rstrip() + ", expected 101")
+        raise _failed(head, f"the server answered {head.status} {_shown(head.reason)}".rstrip() + ", expected 101")
     if head.version != "1.1":
         raise _failed(head, f"expected HTTP/1.1 or higher in the answer, but it came as HTTP/{head.version}")
     if headers.tokens("upgrade") != ["websocket"]:
@@ -353,7 +354,12 @@ def check_response(
 
 def _came(headers: Headers, name: str) -> str:
     values = headers.get_all(name)
-    return "but it came as " + ", ".join(repr(value[:200]) for value in values) if values else "but none came"
+    return "but it came as " + ", ".join(repr(value[:SHOWN_CHARS]) for value in values) if values else "but none came"
+
+
+def _shown(text: str) -> str:
+    """The peer's `text`, of a bearable length; what a terminal would obey (0x80 to 0x9F are controls, too), escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:SHOWN_CHARS])
 
 
 def _failed(head: ResponseHead, message: str) -> HandshakeError:
