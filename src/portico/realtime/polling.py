@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from portico.errors import ProtocolError, Refuse
-from portico.realtime.outgoing import Outgoing
 from portico.realtime.polls import JSON, NO_STORE, TEXT, Header, Poll, payload
 from portico.realtime.refusals import Refused, forbidden, refused_by
 from portico.wire import engineio
@@ -63,27 +62,20 @@ class Waker:
 class TaskPoll(Poll):
     """One that a task waits for."""
 
-    __slots__ = ("_waker",)
+    __slots__ = ("waker",)
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._waker = Waker()
+        self.waker = Waker()
 
     def wake(self) -> None:
-        self._waker.wake()
+        self.waker.wake()
 
-    async def wait(self, receive: Any) -> list[Outgoing] | None:
-        """The packets to answer with; None where the client has left."""
-        session = self.session
-        try:
-            here = await self._waker.wait(receive)
-        finally:
-            session.engine.reactor.wheel.cancel(self)
-            if session.poll is self:
-                session.poll = None
-        if not here:
-            return None
-        return session.take() if self.packets is None else self.packets
+    def end(self) -> None:
+        """It waits no more."""
+        self.session.engine.reactor.wheel.cancel(self)
+        if self.session.poll is self:
+            self.session.poll = None
 
 
 class Polling:
@@ -161,10 +153,18 @@ class Polling:
         if session.poll is not None:
             session.fail(ProtocolError("two GETs of one session at once"))
             raise Refused(engineio.BAD_REQUEST, "another GET of this session is being held")
-        packets = session.take() if session.waiting else await TaskPoll(session).wait(receive)
-        if packets is None:
-            session.close("transport close", discard=True)
-            return
+        if session.waiting:
+            packets = session.take()
+        else:
+            poll = TaskPoll(session)
+            try:
+                here = await poll.waker.wait(receive)
+            finally:
+                poll.end()
+            if not here:
+                session.close("transport close", discard=True)
+                return
+            packets = session.take() if poll.packets is None else poll.packets
         await respond(send, 200, payload(session, packets), [TEXT, *headers])
 
     async def _post(
