@@ -193,3 +193,12 @@ def test_a_changed_byte_of_a_checked_header_is_noticed(at: int, change: int) -> 
     raw[at] ^= change
     with pytest.raises(Bad):
         HeaderReader().feed(bytes(raw))
+
+
+def test_two_checksums_are_refused() -> None:
+    """Each is over the whole header: many, which can all be made to be right, would cost its length each time."""
+    body = bytes(12)  # of 0.0.0.0 to 0.0.0.0
+    one = v2(body=body, tlvs=tlv(0x03, bytes(4)))
+    assert HeaderReader().feed(one[:-4] + struct.pack(">I", crc32c(one))) == len(one)
+    with pytest.raises(Bad, match="two checksums"):
+        HeaderReader().feed(v2(body=body, tlvs=tlv(0x03, b"\x28\x21\x3d\xb8") + tlv(0x03, b"\x46\x68\x0c\xaf")))

@@ -160,13 +160,16 @@ def _parse_v2(raw: bytes) -> Header:
 
 def _tlvs(raw: bytes, at: int) -> bool:
     """Check the TLVs of `raw` from `at` on; whether they say that the client used TLS (§2.2)."""
-    secure = False
+    secure = summed = False
     while at < len(raw):
         end = at + 3 + int.from_bytes(raw[at + 1 : at + 3], "big")
         if at + 3 > len(raw) or end > len(raw):
             raise Bad("a PROXY header whose TLVs are cut off (§2.2)")
         kind, value = raw[at], raw[at + 3 : end]
         if kind == CRC32C:
+            if summed:  # each costs the time of the whole header, and a thousand right ones fit into one
+                raise Bad("a PROXY header with two checksums (§2.2.3)")
+            summed = True
             whole = raw[: at + 3] + bytes(len(value)) + raw[end:]
             if len(value) != 4 or crc32c(whole) != int.from_bytes(value, "big"):
                 raise Bad("a PROXY header whose checksum is wrong (§2.2.3)")
