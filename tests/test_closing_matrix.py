@@ -297,7 +297,7 @@ async def kill(peer: asyncio.subprocess.Process) -> None:
 @pytest.mark.parametrize("style", STYLES)
 async def test_a_client_process_is_killed(style: str) -> None:
     told = Told()
-    limits = portico.Limits(handler_grace_s=0.1)
+    limits = portico.Limits(handler_grace_s=0.1 if style == "idle" else GUARD_S)
     async with serving(told.handler(style), limits=limits) as server:
         before = others()
         peer = await process(CLIENT, str(server.port), upgrade().decode())

@@ -169,7 +169,7 @@ class TestDribble:
             octets = iter(data)
             while not ended.done():
                 peer.send(bytes((next(octets),)))
-                await asyncio.wait([ended], timeout=0.02)
+                await asyncio.wait([ended], timeout=0.05)
             assert await ended == "message not complete within 1 s"
             assert await peer.to_end() == b""
         assert victim.ask()["calls"] == calls

@@ -124,7 +124,7 @@ async def test_whatever_comes_ends_its_own_session_alone() -> None:
 
 @pytest.mark.parametrize("stage", ["handshake", "get", "post", "upgrade", "probe"])
 async def test_a_reset_at_any_stage_leaves_nothing_behind(stage: str) -> None:
-    io = realtime(connect_timeout_s=0.2, upgrade_timeout_s=0.2)
+    io = realtime(connect_timeout_s=1.0, upgrade_timeout_s=1.0)
     path = "/socket.io/?EIO=4&transport="
     async with serving(io) as raw, await Peer.connect(raw.server) as peer:
         sid = await raw.poll_session()

@@ -56,7 +56,7 @@ async def ask(socket: Socket) -> Any:
 
 
 async def test_at_its_time_the_client_is_told_and_disconnected_and_its_session_with_it() -> None:
-    io, reasons = telling(authenticate=lambda request: Identity("ada", expires_s=1.0), connect_timeout_s=0.2)
+    io, reasons = telling(authenticate=lambda request: Identity("ada", expires_s=1.0), connect_timeout_s=1.0)
     async with serving(io) as raw, raw.socket() as socket:
         await socket.opened()
         await socket.connect()
@@ -73,7 +73,7 @@ async def test_at_its_time_the_client_is_told_and_disconnected_and_its_session_w
 
 
 async def test_over_polling_too() -> None:
-    io, reasons = telling(connect_timeout_s=0.2)
+    io, reasons = telling(connect_timeout_s=1.0)
 
     @io.on("connect")
     async def connect(client: Any) -> None:
@@ -120,7 +120,7 @@ async def test_renewed_in_place_it_stays_and_is_who_it_was_renewed_as() -> None:
 
     @io.on("connect")
     async def connect(client: Any) -> None:
-        client.renew("ada", expires_s=0.7)
+        client.renew("ada", expires_s=1.5)
 
     @io.on("renew")
     def renew(client: Any) -> None:  # in a thread
@@ -142,7 +142,7 @@ async def test_renewed_in_place_it_stays_and_is_who_it_was_renewed_as() -> None:
 async def test_before_its_end_the_application_is_asked_and_the_page_may_bring_a_new_ticket() -> None:
     io, reasons = telling()
 
-    @io.on_expiring(before_s=0.9)
+    @io.on_expiring(before_s=1.9)
     async def expiring(client: Any) -> None:
         client.emit("expiring")
 
@@ -152,7 +152,7 @@ async def test_before_its_end_the_application_is_asked_and_the_page_may_bring_a_
 
     async with serving(io) as raw, raw.socket() as socket:
         await socket.opened()
-        await socket.connect(auth=json.dumps({"ticket": await io.ticket("ada", identity_s=1)}))
+        await socket.connect(auth=json.dumps({"ticket": await io.ticket("ada", identity_s=2)}))
         first = the_client(io).expires_at
         await socket.expect('42["expiring"]')
         await socket.send('421["renew","wrong"]')
@@ -177,6 +177,7 @@ async def test_one_that_fails_there_is_logged_and_the_identity_expires_all_the_s
         await socket.opened()
         await socket.connect()
         the_client(io).renew("ada", expires_s=0.3)
+        await until(lambda: logged.records)  # from a thread
         await socket.expect(EXPIRED, "41")
     logged.take("in the background")
 

@@ -264,7 +264,7 @@ async def test_sio_leaving_one_namespace_leaves_the_others(transport: str) -> No
 
 async def test_sio_who_has_left_the_last_namespace_and_says_nothing_more_is_closed() -> None:
     """The suite's "disconnect from the main namespace": by the heartbeat at the latest."""
-    async with serving(suite(ping_interval_s=0.3, ping_timeout_s=0.2)) as raw, talking(raw, "websocket") as talk:
+    async with serving(suite(ping_interval_s=1.0, ping_timeout_s=0.2)) as raw, talking(raw, "websocket") as talk:
         await talk.connect()
         await talk.say("41")
         assert await talk.hear() == "2"

@@ -57,7 +57,7 @@ async def test_bounded_by_count_and_what_is_over_is_a_plain_gap() -> None:
 
 
 async def test_bounded_by_bytes_and_age() -> None:
-    io = realtime(history=History(max_bytes=2000, age_s=0.1))
+    io = realtime(history=History(max_bytes=2000, age_s=1.0))
     async with serving(io):
         for n in range(5):
             io.to("a").emit(str(n), "x" * 900)

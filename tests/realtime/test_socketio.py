@@ -149,7 +149,7 @@ async def test_middleware_runs_in_order_before_the_connect_handler_and_may_refus
 
 async def test_a_session_that_connects_to_nothing_ends() -> None:
     """The reference server's connectTimeout, 45 s."""
-    io = realtime(connect_timeout_s=0.2)
+    io = realtime(connect_timeout_s=1.0)
     async with serving(io) as raw, raw.socket() as socket, raw.socket() as other:
         await other.opened()
         await other.connect()

@@ -148,7 +148,7 @@ async def _code(socket: Any) -> int | None:
 
 @pytest.mark.parametrize("refused", [False, True])
 async def test_one_that_is_not_let_in_in_time_is_closed(refused: bool) -> None:
-    io = realtime(connect_timeout_s=0.2)
+    io = realtime(connect_timeout_s=1.0)
 
     @io.on("connect")
     async def connect(client: Any) -> None:

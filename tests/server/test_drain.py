@@ -69,7 +69,7 @@ class TestDrain:
             await echo(ws)
             ends.append(ws.closed)
 
-        limits = portico.Limits(drain_s=0.3, stop_timeout_s=0.1)
+        limits = portico.Limits(drain_s=1.5, stop_timeout_s=1.0)
         async with serving(handler, limits=limits) as server, opened(server, 4) as peers:
             stopping = asyncio.gather(server.close(), server.close())
             for peer in peers:

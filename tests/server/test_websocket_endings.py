@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.support import CLOSE, PING, TEXT, Logged, Peer, close_frame, frame, serving, turns, until
+from tests.support import CLOSE, GUARD_S, PING, TEXT, Logged, Peer, close_frame, frame, serving, turns, until
 from tests.told import STYLES, Told
 
 import portico
@@ -65,7 +65,7 @@ ENDS = [by_peer, by_us, both_at_once, fin, rst]
 @pytest.mark.parametrize("style", STYLES)
 async def test_each_end_is_told_once(style: str, end: Callable[[portico.WebSocket, Peer], Awaitable[Close]]) -> None:
     it = Told()
-    limits = portico.Limits(handler_grace_s=0.1)
+    limits = portico.Limits(handler_grace_s=0.1 if style == "idle" else GUARD_S)
     async with serving(it.handler(style), limits=limits) as server, await Peer.connect(server) as peer:
         await peer.open()
         await until(lambda: it.sockets)

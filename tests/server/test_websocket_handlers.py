@@ -224,7 +224,7 @@ class TestCoroutines:
                 cancelled.append(ws.closed)
                 raise
 
-        limits = portico.Limits(handler_grace_s=0.2)
+        limits = portico.Limits(handler_grace_s=1.0)
         async with serving(handler, limits=limits) as server, await Peer.connect(server) as peer:
             await peer.open()
             await wait.reached()
