@@ -115,7 +115,7 @@ def _without_extensions(data: bytes) -> bytes:
             kept += data[begin:at] + _date(int.from_bytes(data[at + 2 : at + 10], signed=True))
             at = begin = at + 10
         else:
-            at += _span(data, at)
+            at += _span(data, at, size)
     return bytes(kept + data[begin:])
 
 
@@ -127,15 +127,20 @@ _FIXED: Final = dict.fromkeys(range(256), 1) | {
     **{0xA0 + length: 1 + length for length in range(32)},
 }
 _LENGTHS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_SPANS: Final = bytes(_FIXED.values())
+_WIDTHS: Final = bytes(_LENGTHS.get(first, 0) for first in range(256))
 
 
-def _span(data: bytes, at: int) -> int:
+def _span(data: bytes, at: int, size: int) -> int:
     first = data[at]
-    width = _LENGTHS.get(first)
-    if width is None:
-        return _FIXED[first]
+    width = _WIDTHS[first]
+    if not width:
+        return _SPANS[first]
+    length = 0
+    for place in range(at + 1, min(at + 1 + width, size)):
+        length = length << 8 | data[place]
     typed = 0xC7 <= first <= 0xC9  # an extension: its type follows the length
-    return 1 + width + typed + int.from_bytes(data[at + 1 : at + 1 + width])
+    return 1 + width + typed + length
 
 
 def _date(milliseconds: int) -> bytes:
