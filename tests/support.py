@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import random
 import socket
 import ssl
 import struct
@@ -317,6 +318,16 @@ def wait_for(process: subprocess.Popen[Any], port: int, said: pathlib.Path) -> N
         running = process.poll() is None and time.monotonic() < deadline
         assert running, f"{process.args!r} does not listen:\n{said.read_text()}"
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has, below those that the kernel gives whoever asks for any: still free when
+    it is used at last, or once more, whatever other tests open meanwhile."""
+    lowest = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(10_000, max(lowest, 20_000))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def descriptors() -> dict[str, str]:

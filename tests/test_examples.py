@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ import websockets
 from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 from tests.browser import PATIENCE_MS, overhear
 from tests.node import MODULES
-from tests.support import GUARD_S
+from tests.support import GUARD_S, free_port
 
 import portico
 
@@ -103,10 +102,7 @@ class Relay:
 @asynccontextmanager
 async def started(name: str) -> AsyncIterator[str]:
     """Run an example as a process; its address. It stops on SIGINT, without a complaint."""
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLES / name / "app.py"),

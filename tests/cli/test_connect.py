@@ -18,7 +18,7 @@ import websockets
 from click.testing import CliRunner
 from tests.certificates import self_signed
 from tests.cli.sides import BOTH, CLEAN_ENV, COMMAND, Echo, deaf_server, portico_echo
-from tests.support import GUARD_S, Waiting, serving, until
+from tests.support import GUARD_S, Waiting, free_port, serving, until
 
 import portico
 from portico.cli import main
@@ -358,9 +358,7 @@ async def test_a_refusal_is_shown_with_status_headers_and_body() -> None:
 
 
 async def test_nobody_there_is_status_2() -> None:
-    with contextlib.closing(await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)) as listener:
-        port = listener.sockets[0].getsockname()[1]
-    ended = await piped(b"hello\n", f"ws://127.0.0.1:{port}/")
+    ended = await piped(b"hello\n", f"ws://127.0.0.1:{free_port()}/")
     assert (ended.status, ended.out) == (2, b"")
     assert ended.err.startswith("no connection: ")
 

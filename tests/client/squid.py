@@ -6,14 +6,13 @@ import contextlib
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from tests.support import wait_for
+from tests.support import free_port, wait_for
 
 USER, PASSWORD = "me", "s3:cr@t/#"
 FORBIDDEN = "forbidden.example"
@@ -63,7 +62,7 @@ def running() -> Iterator[Squid]:
     with tempfile.TemporaryDirectory(prefix="portico-squid-") as name, contextlib.ExitStack() as closing:
         directory = pathlib.Path(name)
         directory.chmod(0o755)  # as root, squid becomes somebody else
-        ports = _free_ports()
+        ports = [free_port(), free_port()]
         text = CONFIG.format(open=ports[0], known=ports[1], helper=helper, directory=directory, forbidden=FORBIDDEN)
         (directory / "conf").write_text(text)
         shadow = subprocess.run(["openssl", "passwd", "-apr1", PASSWORD], check=True, capture_output=True, text=True)
@@ -79,8 +78,3 @@ def running() -> Iterator[Squid]:
         finally:
             process.terminate()
             process.wait()
-
-
-def _free_ports() -> list[int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return [one.getsockname()[1], two.getsockname()[1]]

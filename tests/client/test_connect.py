@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import errno
 import pathlib
 import socket
@@ -11,7 +12,7 @@ import time
 
 import pytest
 from tests.client.fakes import Fake, HangingNames, Visit, silent_listener, switching
-from tests.support import descriptors, turns, until
+from tests.support import descriptors, free_port, turns, until
 
 import portico
 from portico.net.reactor import Reactor
@@ -175,8 +176,7 @@ async def test_a_name_without_address() -> None:
 
 
 async def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     with pytest.raises(ConnectionRefusedError, match=f"port {port}: 127.0.0.1: Connection refused") as caught:
         await portico.connect(f"ws://127.0.0.1:{port}/")
     assert caught.value.errno == errno.ECONNREFUSED
@@ -305,14 +305,15 @@ async def test_cancelling_leaves_nothing(stage: str, scheme: str, monkeypatch: p
         there.set()
         await visit.gone()
 
-    async with Fake.running(script) as fake:
-        port = fake.port
+    port = free_port()
+    async with contextlib.AsyncExitStack() as stack:
         silent: list[socket.socket] = []
         if stage == "TCP":
-            listener, silent = silent_listener()
-            port = listener.getsockname()[1]
+            listener, silent = silent_listener(port=port)
             silent.append(listener)
             there.set()
+        else:
+            await stack.enter_async_context(Fake.running(script, port=port))
         before = descriptors()
         host = "a.example" if stage == "look-up" else "127.0.0.1"
         with HangingNames.running(monkeypatch) as names:

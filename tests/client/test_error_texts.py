@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.client.fakes import Certificates, Fake, HangingNames, Visit, switching
+from tests.support import free_port
 
 import portico
 
@@ -103,9 +104,7 @@ def redirecting(location: str) -> Script:
 
 
 async def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert "127.0.0.1 port" in await failing(secret(port))
+    assert "127.0.0.1 port" in await failing(secret(free_port()))
     assert "nowhere.invalid" in await failing(secret(80, host="nowhere.invalid"))
     with HangingNames.running(monkeypatch):
         assert "a.example" in await failing(secret(80, host="a.example"), open_timeout_s=SOON_S)

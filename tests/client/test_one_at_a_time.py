@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.client import fakes
 from tests.client.fakes import Fake, Place, Visit, silent_listener, switching
-from tests.support import GUARD_S, until
+from tests.support import GUARD_S, free_port, until
 
 import portico
 from portico.net.dialer import place_of
@@ -161,7 +161,7 @@ async def test_other_hosts_and_other_ports_are_not_affected() -> None:
         await visit.gone()
 
     async with (
-        Fake.running(Visit.gone) as hanging,
+        Fake.running(Visit.gone, port=free_port()) as hanging,
         Fake.running(script) as port,
         Fake.running(script, host="127.0.0.2", port=hanging.port) as host,
         Fake.running(script, host="::1", port=hanging.port) as family,
@@ -377,8 +377,7 @@ async def test_the_second_address_starts_250_ms_after_the_first(second: str, mon
 
 async def test_a_dead_first_address_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("portico.net.dialer.SECOND_AFTER_S", 60.0)  # the second one does not wait for that
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        dead = closed.getsockname()[1]
+    dead = free_port()
     async with Fake.running(accepting) as fake:
         resolving(monkeypatch, (socket.AF_INET6, "::1", dead), (socket.AF_INET, "127.0.0.1", fake.port))
         assert await reached() == "127.0.0.1"
@@ -425,8 +424,7 @@ async def test_a_place_that_is_taken_is_passed_by(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_where_none_answers_each_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        dead = closed.getsockname()[1]
+    dead = free_port()
     resolving(monkeypatch, (socket.AF_INET6, "::1", dead), (socket.AF_INET, "127.0.0.1", dead))
     with pytest.raises(ConnectionRefusedError) as caught:
         await portico.connect("ws://both.example/")

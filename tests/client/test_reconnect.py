@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.client.fakes import Certificates, Fake, Place, Visit, resolving
-from tests.support import until
+from tests.support import free_port, until
 
 import portico
 from portico.client.backoff import Backoff, Delays, may_come_back, retry_after
@@ -79,7 +79,7 @@ async def lost(visit: Visit) -> None:
 
 async def test_it_comes_back_after_a_restart_of_the_server() -> None:
     heard: list[Any] = []
-    port = 0
+    port = free_port()
 
     async def converse() -> None:
         async for ws in portico.connect(f"ws://127.0.0.1:{port}/", backoff=SOON):
@@ -89,8 +89,7 @@ async def test_it_comes_back_after_a_restart_of_the_server() -> None:
             assert ws.closed is not None
             heard.append(ws.closed.code)
 
-    async with portico.serve(echo, "127.0.0.1", 0) as server:
-        port = server.port
+    async with portico.serve(echo, "127.0.0.1", port):
         task = asyncio.create_task(converse())
         await until(lambda: heard == ["hi"])
     await until(lambda: heard == ["hi", 1001])
@@ -135,10 +134,7 @@ async def test_a_silent_server_is_tried_again() -> None:
 async def test_nobody_there_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt asks for the address: at the second one, the first is known to have met nobody."""
     asked: list[str] = []
-    free = socket.socket()  # bound, so that nobody else listens there meanwhile
-    free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
+    port = free_port()
 
     def nobody(name: str) -> list[Place]:
         asked.append(name)
@@ -150,13 +146,12 @@ async def test_nobody_there_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
             break
 
     resolving(monkeypatch, nobody)
-    with free:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
-        task = asyncio.create_task(converse())
-        await until(lambda: len(asked) >= 2)
-        async with Fake.running(Visit.closed, port=port) as fake:
-            await task
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    task = asyncio.create_task(converse())
+    await until(lambda: len(asked) >= 2)
+    async with Fake.running(Visit.closed, port=port) as fake:
+        await task
     assert fake.count == 1
 
 

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -52,11 +51,6 @@ def put(text: str, *changes: tuple[str, str]) -> str:
         assert text.count(before) == 1, f"{before!r} is {text.count(before)} times in:\n{text}"
         text = text.replace(before, after)
     return text
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

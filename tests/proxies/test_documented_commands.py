@@ -16,7 +16,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from tests.proxies.running import PAGE, free_port
+from tests.proxies.running import PAGE
+from tests.support import free_port
 
 GUARD_S = 30.0
 APP = """

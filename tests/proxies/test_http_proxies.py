@@ -19,8 +19,8 @@ from tests.proxies.clients import (
     http,
     seen,
 )
-from tests.proxies.running import documented, free_port, haproxy, nginx, put
-from tests.support import GUARD_S, serving, until
+from tests.proxies.running import documented, haproxy, nginx, put
+from tests.support import GUARD_S, free_port, serving, until
 
 import portico
 

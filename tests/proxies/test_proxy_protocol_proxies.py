@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 from tests.certificates import Tls
 from tests.proxies.clients import CLIENT, FORGED, Site, check_bodies, http, seen, ws
-from tests.proxies.running import documented, free_port, haproxy, nginx, put
-from tests.support import serving, until
+from tests.proxies.running import documented, haproxy, nginx, put
+from tests.support import free_port, serving, until
 
 import portico
 

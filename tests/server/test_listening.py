@@ -10,7 +10,7 @@ import stat
 from typing import Any
 
 import pytest
-from tests.support import GUARD_S, Peer, descriptors, pages, respond, until
+from tests.support import GUARD_S, Peer, descriptors, free_port, pages, respond, until
 
 import portico
 
@@ -29,11 +29,6 @@ async def answers(family: int, address: Any) -> bool:
         async with Peer(*await asyncio.open_connection(sock=probe.dup())) as peer:
             peer.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             return (await peer.answer()).text == "page"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class TestSeveral:

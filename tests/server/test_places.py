@@ -10,7 +10,7 @@ import socket
 import stat
 
 import pytest
-from tests.support import TEXT, Peer, frame, get, serving, until, upgrade
+from tests.support import TEXT, Peer, frame, free_port, get, serving, until, upgrade
 
 import portico
 
@@ -90,8 +90,8 @@ class TestTcp:
 
     async def test_an_address_can_be_had_again_at_once(self) -> None:
         """Connections in TIME_WAIT don't keep a restarted server from its port."""
-        async with serving(echo) as server, await Peer.connect(server) as peer:
-            port = server.port
+        port = free_port()
+        async with portico.serve(echo, "127.0.0.1", port) as server, await Peer.connect(server) as peer:
             await peer.open()
             closing = asyncio.ensure_future(server.close())
             await peer.closed_with(1001)

@@ -22,6 +22,7 @@ from tests.support import (
     close_frame,
     descriptors,
     frame,
+    free_port,
     get,
     pages,
     respond,
@@ -329,9 +330,8 @@ async def process(port: int, stop_timeout_s: float) -> AsyncIterator[asyncio.sub
 
 
 @pytest.fixture
-async def port() -> int:
-    async with serving(echo) as server:
-        return server.port
+def port() -> int:
+    return free_port()
 
 
 class TestRun:
