@@ -18,7 +18,7 @@ import portico
 from portico.net.reactor import Reactor
 
 SECRET = "s3cr3t"
-SOON_S = 0.15  # an open_timeout_s that is over soon
+SOON_S = 0.5  # an open_timeout_s that is over soon, and enough for who is answered at once
 
 
 async def echo(ws: portico.WebSocket) -> None:
@@ -99,7 +99,7 @@ async def timed_out(fake: Fake, scheme: str = "ws") -> str:
     with pytest.raises(TimeoutError) as caught:
         await portico.connect(f"{scheme}://u:{SECRET}@127.0.0.1:{fake.port}/", open_timeout_s=SOON_S)
     assert SOON_S <= time.monotonic() - began < 9
-    assert "0.15 s (open_timeout_s)" in str(caught.value)
+    assert f"{SOON_S} s (open_timeout_s)" in str(caught.value)
     assert SECRET not in str(caught.value)
     return str(caught.value)
 
@@ -158,7 +158,7 @@ async def test_a_host_that_drops_packets() -> None:
         with pytest.raises(TimeoutError) as caught:
             await portico.connect(f"ws://127.0.0.1:{port}/", open_timeout_s=SOON_S)
         assert f"127.0.0.1 port {port}" in str(caught.value)
-        assert "no answer within 0.15 s" in str(caught.value)
+        assert f"no answer within {SOON_S} s" in str(caught.value)
     finally:
         for sock in (listener, *fill):
             sock.close()

@@ -19,7 +19,7 @@ from tests.support import GUARD_S, free_port, until
 import portico
 from portico.net.dialer import place_of
 
-SOON_S = 0.3  # an open_timeout_s that is over soon, and enough for who is answered at once
+SOON_S = 1.0  # an open_timeout_s that is over soon, and enough for who is answered at once
 
 
 class Counting:

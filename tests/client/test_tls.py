@@ -16,7 +16,7 @@ from tests.support import until
 
 import portico
 
-SOON_S = 0.15
+SOON_S = 1.0
 
 
 async def echo(ws: portico.WebSocket) -> None:
