@@ -222,7 +222,7 @@ async def test_auth_that_fails_on_the_way_back_is_asked_again(caplog: pytest.Log
 
 
 async def test_a_server_that_says_nothing_any_more_is_given_up_after_its_ping_timeout() -> None:
-    async with node(options={"pingInterval": 100, "pingTimeout": 100}) as server:
+    async with node(options={"pingInterval": 300, "pingTimeout": 300}) as server:
         client = client_of(server, "websocket")
         got = Got(client, "disconnect")
         async with client:
@@ -239,7 +239,7 @@ async def test_a_server_that_says_nothing_any_more_is_given_up_after_its_ping_ti
 
 
 async def test_pings_are_answered_over_each_transport() -> None:
-    async with node(options={"pingInterval": 50, "pingTimeout": 200}) as server:
+    async with node(options={"pingInterval": 50, "pingTimeout": 10_000}) as server:
         for way in WAYS:
             client = client_of(server, way)
             got = Got(client, "disconnect")
