@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import tracemalloc
 import zlib
 from collections import Counter
@@ -15,7 +16,7 @@ from tests.hostile.target import KIB
 from tests.support import BINARY, TEXT, Peer, Waiting, frame, pages, paused, serving, until
 
 import portico
-from portico.websocket.driver import SCANS_A_TURN
+from portico.websocket.driver import LOOKAHEAD_BYTES, SCANS_A_TURN
 
 RSV1 = 0x40
 DEFLATE = "permessage-deflate"
@@ -112,6 +113,46 @@ async def test_a_session_holds_no_more_than_may_be_unread(size: int) -> None:
         waiting.go.set()
         await until(lambda: len(handled) == 40)
         assert handled == list(range(40))
+
+
+@pytest.mark.parametrize("part", ["[]", "{}", '"ab"', "0.5", '{"a":[]}', '"\u20ac"'])
+async def test_unread_events_weigh_what_they_take_of_memory(part: str) -> None:
+    """Realtime: two bytes of text may become a list of 56, so that `max_unread_bytes` counts what became of them."""
+    io = portico.Realtime()
+    waiting = Waiting()
+    count, size = 400, 2000
+    handled: list[int] = []
+
+    @io.on("event")
+    async def event(client: portico.realtime.Client, number: int, parts: list[Any]) -> None:
+        await waiting.stay()
+        handled.append(number)
+
+    app = portico.App()
+    app.mount("/socket.io", io)
+    parts = ",".join([part] * (size // (len(part) + 1)))
+    texts = [f'42["event",{number},[{parts}]]'.encode() for number in range(count)]
+    async with serving(app) as server, await Peer.connect(server) as peer:
+        await peer.open("/socket.io/?EIO=4&transport=websocket")
+        assert (await peer.frame())[1].startswith(b"0{")
+        peer.send(frame(TEXT, b"40"))
+        assert (await peer.frame())[1].startswith(b"40{")
+        peer.send(b"".join(frame(TEXT, text) for text in texts))
+        await waiting.reached()
+        await paused(server)
+        [client] = [client for session in io.engine.sessions.values() for client in session.channel.clients.values()]
+        held = memory(list(client._inbox))
+        part_of_a_read = (LOOKAHEAD_BYTES // size + 2) * held // len(client._inbox)
+        assert held < 1.2 * io.engine.options.max_unread_bytes + part_of_a_read
+        waiting.go.set()
+        await until(lambda: len(handled) == count)
+        assert handled == list(range(count))
+
+
+def memory(value: Any) -> int:
+    """Bytes of a value and of all that is in it."""
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sys.getsizeof(value) + sum(memory(item) for item in inner)
 
 
 async def test_a_body_in_tiny_pieces_weighs_about_what_its_bytes_do() -> None:

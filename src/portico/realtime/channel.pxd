@@ -15,3 +15,7 @@ cdef class Channel:
     cpdef receive_binary(self, bytes data)
     @cython.locals(client=Member, kind=int)
     cdef _handle(self, Packet packet, Py_ssize_t size)
+
+
+@cython.locals(size=Py_ssize_t)
+cdef Py_ssize_t _weight(data) except -1

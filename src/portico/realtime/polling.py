@@ -191,7 +191,7 @@ class Polling:
         """A POST's body; None where the client has left."""
         most = session.max_payload_bytes
         length = fields.get(b"content-length", b"0")
-        body = b""
+        body = bytearray()
         if int(length) <= most:
             while len(body) <= most:
                 message = await receive()
@@ -209,7 +209,7 @@ class Polling:
                 option = "unidentified=Unidentified(max_payload_bytes=…), for sessions without a namespace,"
             hint = f"expected at most {most} bytes (maxPayload); set {option} on the Realtime"
             raise Refused(engineio.BAD_REQUEST, hint, status=413)
-        return body
+        return bytes(body)
 
     async def _take(self, session: Session, body: bytes) -> None:
         """Deal with a payload; a long one in parts, and while too much is unread it waits."""
