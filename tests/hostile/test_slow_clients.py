@@ -87,8 +87,10 @@ def port(tls: Tls) -> Iterator[Port]:
 async def at_once(port: Port, phase: Phase, count: int) -> list[bytes]:
     """What came to so many clients until they were cut."""
 
+    every_s = 0.06 if phase in (slow_clients.response, slow_clients.messages) else 0.02  # they stare for some seconds
+
     async def one() -> bytes:
-        slow = await Slow.connect(port.tls_port if phase is slow_clients.tls else port.port, 0.02)
+        slow = await Slow.connect(port.tls_port if phase is slow_clients.tls else port.port, every_s)
         try:
             return await phase(slow)
         finally:

@@ -10,7 +10,7 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
-from tests.interop.own_server import Stats, counted, serve
+from tests.interop.own_server import RARE, Stats, counted, serve
 
 import portico
 
@@ -45,5 +45,5 @@ def stats(server: portico.Server) -> Stats:
 
 if __name__ == "__main__":
     app = portico.App()
-    app.websocket("/room", Rooms())
+    app.websocket("/room", Rooms(), keepalive=RARE)
     asyncio.run(serve(app, answer, stats))

@@ -25,6 +25,10 @@ import portico
 
 PATIENCE_S = 20
 ROOT = Path(__file__).parents[2]
+RARE = portico.Keepalive(ping_interval_s=600)  # no ping comes in between, however slow the machine is
+# Blocks that the wheel of timers takes in a second, and keeps until the longest of the deadlines is over: a list, its
+# places and its number for each tick, of which there are 10.
+WHEEL_BLOCKS_PER_S = 30
 
 Stats = dict[str, Any]
 

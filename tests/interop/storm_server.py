@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from tests.interop.own_server import Stats, counted, serve
+from tests.interop.own_server import RARE, Stats, counted, serve
 
 import portico
 
@@ -33,6 +33,6 @@ def stats(server: portico.Server) -> Stats:
 
 if __name__ == "__main__":
     app = portico.App()
-    app.websocket("/echo", echo)
-    app.websocket("/endpoint", Echo())
+    app.websocket("/echo", echo, keepalive=RARE)
+    app.websocket("/endpoint", Echo(), keepalive=RARE)
     asyncio.run(serve(app, answer, stats))
