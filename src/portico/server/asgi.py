@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from portico.errors import ConnectionClosed, LocalError, PorticoError
 from portico.server.app import AsgiApp
-from portico.server.scopes import VERSIONS
+from portico.server.scopes import ENDS_A_TURN, VERSIONS
 from portico.server.switch import INTERNAL_ERROR, Switch
 from portico.websocket import Endpoint, WebSocket
 from portico.wire.headers import encode_headers
@@ -29,6 +29,7 @@ class AsgiWebSocket(Endpoint):
         self._connect_told = False
         self._refused = False
         self._left_told = False  # the application knows that the peer has left
+        self._ends_told = 0  # how often it asked again
         self._decided = asyncio.Event()  # the peer was accepted or refused, or has left before
         switch.on_abandoned = self._decided.set
         self._denial: tuple[int, Any, list[bytes]] | None = None
@@ -37,6 +38,11 @@ class AsgiWebSocket(Endpoint):
         if not self._connect_told:
             self._connect_told = True
             return {"type": "websocket.connect"}
+        if self._left_told:
+            self._ends_told += 1
+            if self._ends_told == ENDS_A_TURN:
+                self._ends_told = 0
+                await asyncio.sleep(0)
         ws = self._ws
         if ws is None:
             await self._decided.wait()

@@ -10,6 +10,7 @@ cdef class Exchange(Response):
     cdef object _body
     cdef bint _end_told, _continue_due, _disconnected, _given_up, _left_told
     cdef bint _logged, _ran
+    cdef int _ends_told
     cdef dict _scope
     cdef object _task, _wake_body, _wake_room
 

@@ -17,7 +17,7 @@ from portico.errors import LocalError
 from portico.server.awaitables import DONE, Ready
 from portico.server.files import send_file
 from portico.server.response import Response
-from portico.server.scopes import http_base
+from portico.server.scopes import ENDS_A_TURN, http_base
 from portico.server.switch import INTERNAL_ERROR
 from portico.wire.http1 import RequestHead, simple_response
 
@@ -46,6 +46,7 @@ class Exchange(Response):
         "_continue_due",
         "_disconnected",
         "_end_told",
+        "_ends_told",
         "_given_up",
         "_left_told",
         "_logged",
@@ -66,6 +67,7 @@ class Exchange(Response):
         self.began = 0.0
         self._body: deque[bytes] | None = None
         self._end_told = False  # the application has read the body's end
+        self._ends_told = 0  # how often it was told ``http.disconnect``
         self._continue_due = head.expect_continue
         self._disconnected = False
         self._given_up = False  # it was answered for the application, or cut off
@@ -198,6 +200,10 @@ class Exchange(Response):
             return {"type": "http.request", "body": b"", "more_body": False}
         while not (self._disconnected or self.over):
             await self._wait_body()
+        self._ends_told += 1
+        if self._ends_told == ENDS_A_TURN:
+            self._ends_told = 0
+            await asyncio.sleep(0)
         self._left_told = self._disconnected
         return {"type": "http.disconnect"}
 

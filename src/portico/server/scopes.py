@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from portico.net.stream import Stream
 from portico.server.switch import Switch
@@ -13,6 +13,7 @@ from portico.server.switch import Switch
 if TYPE_CHECKING:
     from portico.server.server import Server
 
+ENDS_A_TURN: Final = 1000  # so often an application may ask on after the end before others have their turn
 VERSIONS = {"version": "3.0", "spec_version": "2.4"}
 
 
