@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,6 +11,9 @@ import pytest_asyncio
 from tests.browser import Browser, launched
 from tests.certificates import Tls
 from tests.support import Logged
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
