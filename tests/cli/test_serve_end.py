@@ -118,9 +118,15 @@ import asyncio, time
 
 async def app(scope, receive, send):
     if scope["type"] == "http":
-        background.append(asyncio.ensure_future(asyncio.to_thread(time.sleep, 600)))
+        begun = asyncio.Event()
+        background.append(asyncio.ensure_future(asyncio.to_thread(work, asyncio.get_running_loop(), begun)))
+        await begun.wait()  # a thread that has not begun is none
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"begun"})
+
+def work(loop, begun):
+    loop.call_soon_threadsafe(begun.set)
+    time.sleep(600)
 
 background = []
 """

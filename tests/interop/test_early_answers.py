@@ -16,7 +16,7 @@ from tests.support import GUARD_S, Peer, frame, get, pages, respond, serving, up
 
 import portico
 
-LARGE = bytes(32 * 1024 * 1024)  # more than the kernel takes for a peer that doesn't read
+LARGE = bytes(8 * 1024 * 1024)  # more than the kernel takes for a peer that does not read
 
 
 async def refuse(scope: Any, receive: Any, send: Any) -> None:

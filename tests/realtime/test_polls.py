@@ -93,7 +93,7 @@ async def test_a_post_may_have_many_packets(asked: bool, count: int, logged: Log
         way = await connected(raw, asked)
         assert await way.post("\x1e".join(f'42{n}["echo"]' for n in range(count))) == (200, "ok")
         got = ""
-        while got.count("43") < count:
+        while got.count("\x1e") < count:
             got += "\x1e" + (await way.get())[1]
         assert got == "".join(f"\x1e43{n}[]" for n in range(count))
 

@@ -144,3 +144,18 @@ async def test_python_socketio_client(transports: list[str]) -> None:
         else:
             await one.disconnect()
             assert await reasons.get() in ("client namespace disconnect", "transport close")
+
+
+async def test_a_python_socketio_client_loses_nothing_of_a_burst_by_polling() -> None:
+    """python-engineio drops an answer of more than 16 packets, whole; attachments count."""
+    io = realtime()
+    came: list[tuple[int, bytes]] = []
+    async with asyncio.timeout(GUARD_S), serving(io) as raw:
+        client = socketio.AsyncClient(reconnection=False, http_session=raw.http)
+        client.on("number", lambda number, octets: came.append((number, octets)))
+        await client.connect(raw.base, transports=["polling"])
+        for number in range(100):
+            io.emit("number", number, bytes([number]))
+        await until(lambda: len(came) == 100)
+        assert came == [(number, bytes([number])) for number in range(100)]
+        io.disconnect(close=True)

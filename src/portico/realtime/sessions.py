@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("portico.realtime")
 
 LAG_S = 1.0
+PACKETS_AN_ANSWER = 16
 LEAVING_S = 10.0  # how long what a closed session has left waits to be fetched
 
 
@@ -273,12 +274,18 @@ class Session(Timed):
             self.close("transport error", discard=True)
 
     def take(self) -> list[Outgoing]:
-        """What the next poll is answered with: at least one packet if any waits, and about ``max_payload_bytes``."""
+        """What the next poll is answered with: at least one packet if any waits, and about ``max_payload_bytes``. Not
+        more packets than python-engineio's client reads: it drops an answer with more, whole."""
         queue = self._queue
         limit = self.engine.options.max_payload_bytes
+        count = 0
         taken: list[Outgoing] = []
         while queue and limit > 0:
-            out = queue.popleft()
+            out = queue[0]
+            count += out.messages
+            if count > PACKETS_AN_ANSWER and taken:
+                break
+            queue.popleft()
             self._queued -= out.size
             limit -= out.size
             taken.append(out)

@@ -187,7 +187,10 @@ def check_answer(header_values: Iterable[str], config: Deflate | None) -> Agreed
     if chosen is None:
         raise ProtocolError("the server's permessage-deflate has a parameter that is unknown, repeated or malformed")
     if not config.server_context_takeover and _SERVER_FRESH not in chosen:
-        raise ProtocolError(f"expected {_SERVER_FRESH} in the server's answer, as it was offered (RFC 7692 §7.1.1.1)")
+        raise ProtocolError(
+            f"expected {_SERVER_FRESH} in the server's answer, as it was offered (RFC 7692 §7.1.1.1); for a server "
+            "that can't, pass deflate=Deflate(server_context_takeover=True)"
+        )
     server_bits = chosen.get(_SERVER_BITS) or 15
     if server_bits > config.server_max_window_bits:
         raise ProtocolError(
