@@ -64,6 +64,28 @@ async def test_a_payload_of_many_packets_is_work_in_parts_and_no_reason_to_end_a
         assert await raw.get(sid) == "431[]"
 
 
+@pytest.mark.parametrize("depth", [500, 900, 980, 983, 990, 1500, 6000, 100_000])
+async def test_json_that_is_nested_deep_is_dealt_with_or_refused(depth: int) -> None:
+    """What may be decoded is no failure of the server; how deep that is differs from one version of Python to another."""
+    io = realtime()
+
+    @io.on("deep")
+    async def deep(client: Any, value: Any) -> None:
+        pass
+
+    async with serving(io) as raw, raw.socket() as socket:
+        await socket.opened()
+        await socket.connect()
+        await socket.send('421["deep",' + "[" * depth + "]" * depth + "]")
+        answer = await socket.next()
+        if answer is None:
+            assert socket.connection.close_code == 1002
+            assert depth > 900
+        else:
+            assert answer == "431[]"
+            assert depth < 100_000
+
+
 async def test_announced_attachments_hold_nothing_and_are_let_go_of() -> None:
     """CVE-2026-48804: attachments pile up, before a namespace is connected and after the end."""
     io = realtime()

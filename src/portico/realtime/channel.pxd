@@ -17,5 +17,5 @@ cdef class Channel:
     cdef _handle(self, Packet packet, Py_ssize_t size)
 
 
-@cython.locals(size=Py_ssize_t)
+@cython.locals(size=Py_ssize_t, rest=list)
 cdef Py_ssize_t _weight(data) except -1

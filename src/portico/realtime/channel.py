@@ -137,18 +137,22 @@ class Channel:
 
 
 def _weight(data: Any) -> int:
-    """Of an event's data in memory, about: two bytes of text may become a list of 56."""
-    if isinstance(data, str):
-        return 56 + len(data) * (1 if data.isascii() else 4)
-    if isinstance(data, bytes):
-        return 40 + len(data)
-    size = 32
-    if isinstance(data, list):
-        size = 56
-        for item in data:
-            size += 8 + _weight(item)
-    elif isinstance(data, dict):
-        size = 230 if data else 64
-        for key, item in data.items():
-            size += 30 + _weight(key) + _weight(item)
+    """Of an event's data in memory, about: two bytes of text may become a list of 56. However deep it is nested."""
+    size = 0
+    rest = [data]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            size += 56 + len(value) * (1 if value.isascii() else 4)
+        elif isinstance(value, bytes):
+            size += 40 + len(value)
+        elif isinstance(value, list):
+            size += 56 + 8 * len(value)
+            rest.extend(value)
+        elif isinstance(value, dict):
+            size += (230 if value else 64) + 30 * len(value)
+            rest.extend(value)
+            rest.extend(value.values())
+        else:
+            size += 32
     return size
