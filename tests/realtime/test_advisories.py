@@ -66,7 +66,7 @@ async def test_a_payload_of_many_packets_is_work_in_parts_and_no_reason_to_end_a
 
 @pytest.mark.parametrize("depth", [500, 900, 980, 983, 990, 1500, 6000, 100_000])
 async def test_json_that_is_nested_deep_is_dealt_with_or_refused(depth: int) -> None:
-    """What may be decoded is no failure of the server; how deep that is differs from one version of Python to another."""
+    """What may be decoded is no failure of the server; how deep that is differs between versions of Python."""
     io = realtime()
 
     @io.on("deep")
