@@ -6,7 +6,9 @@ cdef class Handler:
     cdef readonly object function, rate
     cdef readonly bint concurrent, waits
     cdef readonly Py_ssize_t least, most
-    cdef dict _checks, _plain
+    cdef list _checks
 
     @cython.locals(count=Py_ssize_t)
-    cpdef list check(self, list args)
+    cpdef check(self, list call)
+    @cython.locals(index=Py_ssize_t)
+    cpdef convert(self, list call)

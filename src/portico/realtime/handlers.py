@@ -18,7 +18,9 @@ from portico.errors import LocalError, Refuse
 from portico.realtime.rates import Rate, check_rate
 
 Function = Callable[..., Any]
+Check = tuple[int, type | None, Callable[[Any], Any]]  # the argument's number; of which type none is needed; how
 MANY: Final = 1 << 30
+PLAIN: Final = (str, int, float, bool)
 NOT_VALID: Final = "not valid"
 
 
@@ -29,7 +31,7 @@ class Handler:
     Annotations of its arguments, but for the first, which is the client, say what it takes.
     """
 
-    __slots__ = ("_checks", "_plain", "concurrent", "function", "least", "most", "rate", "waits")
+    __slots__ = ("_checks", "concurrent", "function", "least", "most", "rate", "waits")
 
     def __init__(self, function: Function, *, concurrent: bool = False, rate: Rate | None = None) -> None:
         if not callable(function):
@@ -42,7 +44,7 @@ class Handler:
             getattr(inner, "__call__", None)  # noqa: B004 # an object whose __call__ is a coroutine function will do
         )
         self.least, self.most = _arity(function)
-        self._checks, self._plain = _checks(function)
+        self._checks = _checks(function)
 
     def expected(self) -> str:
         """How many arguments an event has to have, besides the client."""
@@ -52,23 +54,22 @@ class Handler:
         count = str(most) if least == most else f"{least} to {most}"
         return f"{count} argument" if count == "1" else f"{count} arguments"
 
-    def check(self, args: list[Any]) -> list[Any]:
-        """An event's arguments as the handler is annotated to take them; raises Refuse where they don't fit."""
-        count = len(args) + 1
+    def check(self, call: list[Any]) -> None:
+        """Make of the client and an event's arguments what the handler is annotated to take; raises Refuse where they
+        don't fit."""
+        count = len(call)
         if count < self.least or count > self.most:
-            raise Refuse(f"expected {self.expected()}, and {len(args)} came", data={"code": "arguments"})
-        return self.convert(args) if self._checks else args
+            raise Refuse(f"expected {self.expected()}, and {count - 1} came", data={"code": "arguments"})
+        self.convert(call)
 
-    def convert(self, args: list[Any]) -> list[Any]:
-        """As many of the arguments as there are, as the handler is annotated to take them; raises Refuse."""
-        args = list(args)
-        for index, convert in self._checks.items():
-            if index < len(args) and type(args[index]) is not self._plain.get(index):
+    def convert(self, call: list[Any]) -> None:
+        """The same with as many of the arguments as there are."""
+        for index, plain, convert in self._checks:
+            if index < len(call) and type(call[index]) is not plain:
                 try:
-                    args[index] = convert(args[index])
+                    call[index] = convert(call[index])
                 except ValueError as error:
-                    raise _misfit(index + 1, error) from None
-        return args
+                    raise _misfit(index, error) from None
 
     async def call(self, pool: Pool, *args: Any) -> Any:
         """Call it with as many of `args` as it takes, and wait for what it returns."""
@@ -123,17 +124,19 @@ def _arity(function: Function) -> tuple[int, int]:
     return least, most
 
 
-def _checks(function: Function) -> tuple[dict[int, Callable[[Any], Any]], dict[int, type]]:
-    """What checks the arguments behind the first, by their number from 0; and of which type one needs no check."""
+def _checks(function: Function) -> list[Check]:
+    """What checks the arguments behind the first."""
     try:
-        parameters = list(inspect.signature(function).parameters.values())[1:]
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return {}, {}
+        return []
     inner = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
     for name in ("__func__", "__call__"):  # of a bound method, and of an object that can be called
         inner = inner if hasattr(inner, "__globals__") else getattr(inner, name, inner)
-    checks, plain = {}, {}
+    checks: list[Check] = []
     for index, parameter in enumerate(parameters):
+        if not index:
+            continue
         wanted = parameter.annotation
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             break
@@ -143,14 +146,12 @@ def _checks(function: Function) -> tuple[dict[int, Callable[[Any], Any]], dict[i
         try:
             wanted = typing.get_type_hints(alone, getattr(inner, "__globals__", {}), include_extras=True)["it"]
             if wanted is not Any and wanted is not object:
-                checks[index] = _converter(wanted)
-            if wanted in (str, int, float, bool):
-                plain[index] = wanted
+                checks.append((index, wanted if wanted in PLAIN else None, _converter(wanted)))
         except (NameError, TypeError) as error:
             raise LocalError(
                 f"handler {function!r}: what its argument {parameter.name!r} takes can't be checked: {error}"
             ) from None
-    return checks, plain
+    return checks
 
 
 def _converter(wanted: Any) -> Callable[[Any], Any]:

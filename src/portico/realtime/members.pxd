@@ -1,7 +1,7 @@
 cimport cython
 from portico.realtime.handlers cimport Handler
 from portico.realtime.outgoing cimport Outgoing
-from portico.realtime.runners cimport Runners
+from portico.realtime.runners cimport Runner, Runners
 from portico.realtime.sessions cimport Session
 
 
@@ -27,6 +27,9 @@ cdef class Group:
     cdef public bytes _head
 
     cpdef Outgoing packed(self, tuple args)
+    @cython.locals(functions=Functions, handler=Handler)
+    cpdef tuple wanted(self, client, list event)
+    cpdef failed(self, client, name, id, error)
 
 
 cdef class Member:
@@ -43,6 +46,8 @@ cdef class Member:
     cpdef _answer(self, id, result)
     @cython.locals(namespace=Group, io=Here, session=Session, handler=Handler, runners=Runners, connected=bint)
     cpdef _receive(self, list event, id, Py_ssize_t size)
+    @cython.locals(runner=Runner, namespace=Group)
+    cdef bint _at_once(self, Runners runners, list event, id, Py_ssize_t size) except -1
     cpdef _begin(self)
 
 

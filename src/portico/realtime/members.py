@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections import deque
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from portico.errors import ConnectionClosed, LocalError, Refuse
 from portico.realtime.emissions import Emission, emit
-from portico.realtime.handlers import Handler
+from portico.realtime.handlers import Function, Handler
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.rates import allowed
 from portico.realtime.runners import EVENT_BYTES, Runners
@@ -86,21 +87,31 @@ class Group:
     async def dispatch(self, client: Any, event: list[Any], id: int | None) -> None:
         """Let the application deal with an event, and answer it."""
         name = event[0]
-        functions = self.functions
         try:
-            handler = functions.handlers.get(name)
-            if handler is not None and handler.waits and not functions.before_events:  # what most are
-                result = await handler.function(client, *handler.check(event[1:]))
-            else:
-                result = await self._call(client, name, event[1:])
+            function, args = self.wanted(client, event)
+            result = await function(*args)
             if id is not None:
                 client._answer(id, result)
-        except Refuse as refuse:
-            self._answer_error(client, id, refuse.reason or "refused", refuse.data)
         except Exception as error:
-            if isinstance(error, ConnectionClosed) and not client.connected:
-                return  # it was asking a client that has left
-            logger.exception("the handler of %r in %s failed", name[:100], self.name)
+            self.failed(client, name, id, error)
+
+    def wanted(self, client: Any, event: list[Any]) -> tuple[Function, list[Any]]:
+        """What the application wants to be called for an event, and with what, which `event` may become. Raises Refuse
+        where its arguments don't fit."""
+        functions = self.functions
+        handler = functions.handlers.get(event[0])
+        if handler is None or not handler.waits or functions.before_events:
+            return self._call, [client, event[0], event[1:]]
+        event[0] = client
+        handler.check(event)
+        return handler.function, event
+
+    def failed(self, client: Any, name: str, id: int | None, error: Exception) -> None:
+        """The application has raised `error` for an event: that is its answer."""
+        if isinstance(error, Refuse):
+            self._answer_error(client, id, error.reason or "refused", error.data)
+        elif not isinstance(error, ConnectionClosed) or client.connected:  # else it was asking a client that has left
+            logger.error("the handler of %r in %s failed", name[:100], self.name, exc_info=error)
             self._answer_error(client, id, "internal error")
 
     def _answer_error(self, client: Any, id: int | None, reason: str, data: Any = None) -> None:
@@ -185,7 +196,7 @@ class Member:
                 session.hold(size + EVENT_BYTES)
                 io.spawn(self._handle((event, id, size)))
                 return
-            if not self._working and io.runners is not None and io.runners.begin(self, event, id, size):
+            if not self._working and io.runners is not None and self._at_once(io.runners, event, id, size):
                 return
         session.hold(size + EVENT_BYTES)
         self._inbox.append((event, id, size))
@@ -193,6 +204,33 @@ class Member:
             self._begin()
         elif not connected and self.state is CONNECTING:
             afford(session, size)
+
+    def _at_once(self, runners: Runners, event: list[Any], id: int | None, size: int) -> bool:
+        """Deal with an event here and now, as far as that goes without waiting; False where that can't be."""
+        runner = runners.enter()
+        if runner is None:
+            return False
+        self._working = True
+        name = event[0]
+        namespace = self.namespace
+        try:
+            function, args = namespace.wanted(self, event)
+            value = runner.step(function, args)
+            if id is not None and runner.begun is None:
+                self._answer(id, value)
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:
+            runner.within(namespace.failed, self, name, id, error)
+        finally:
+            runners.leave(runner)
+        if runner.begun is not None:
+            runner.go_on(self, name, id, size + EVENT_BYTES)
+        elif self._inbox or self.state is not CONNECTED:
+            self._begin()  # what has come meanwhile, and its end
+        else:
+            self._working = False
+        return True
 
     def _begin(self) -> None:
         self._working = True

@@ -157,8 +157,11 @@ class Namespace(Group, Audience):
         for function in self.functions.before:
             await function.call(pool, client, auth)
         handler = self.functions.handlers.get("connect")
-        if handler is not None and await handler.call(pool, client, *handler.convert([auth])) is False:
-            raise Refuse("not authorized")
+        if handler is not None:
+            call = [client, auth]
+            handler.convert(call)
+            if await handler.call(pool, *call) is False:
+                raise Refuse("not authorized")
 
     def established(self, client: Client) -> None:
         """It is connected."""
@@ -396,7 +399,6 @@ class Namespace(Group, Audience):
             if handler is None:
                 raise Refuse("there is no handler for this event", data={"code": "event"})
             args = [name, *args]
-        args = handler.check(args)
-        if handler.waits:
-            return await handler.function(client, *args)
-        return await handler.call(pool, client, *args)
+        call = [client, *args]
+        handler.check(call)
+        return await handler.call(pool, *call)

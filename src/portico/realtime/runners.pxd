@@ -1,18 +1,22 @@
 cimport cython
+from portico.net._steps cimport first_step, references
 from portico.net.reactor cimport Reactor
 from portico.net.stepping cimport Stepped
 
 
 @cython.final
 cdef class Runner(Stepped):
-    cdef public object client, task
+    cdef readonly object task, begun
     cdef Runners _runners
-    cdef list _event
-    cdef object _id
-    cdef Py_ssize_t _held
+    cdef object _pristine, _what
+    cdef Py_ssize_t _references
+    cdef bint _over
 
-    cpdef step(self, client, list event, id)
-    cpdef hold(self, Py_ssize_t size)
+    cpdef step(self, function, list args)
+    cpdef go_on(self, client, name, id, Py_ssize_t size)
+    cpdef end(self)
+    cpdef end_later(self)
+    cpdef bint is_unchanged(self) except -1
 
 
 @cython.final
@@ -20,11 +24,12 @@ cdef class Runners:
     cdef readonly Reactor reactor
     cdef public list idle
     cdef public bint coming, stopped
-    cdef object _spawn
+    cdef object _loop, _spawn
     cdef set _tasks
     cdef int _credit, _missed
 
     @cython.locals(runner=Runner, reactor=Reactor)
-    cpdef bint begin(self, client, list event, id, Py_ssize_t size) except -1
+    cpdef Runner enter(self)
+    cpdef leave(self, Runner runner)
     cdef _miss(self)
     cpdef forget(self, task)

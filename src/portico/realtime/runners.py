@@ -1,21 +1,23 @@
 """Tasks that are kept: where a handler never waits, its event is dealt with in the turn that brought it.
 
 A handler has to find a task of its own around it (``current_task``, timeouts, context variables). Making one for each
-event costs more than most handlers do. So one waits here for an event, and is stepped at once when it comes, as a
-coroutine that waits in ``recv()`` is. It is used again only where nobody can tell: its handler has waited for nothing,
-changed no context variable, and kept no hold of the task. Any other one ends with its handler, as its own task would.
+event costs more than most handlers do. So one waits here for an event, and its handler's first step is taken at once,
+as within that task. Where the handler waits, the task goes on with it, and ends with it, as its own would. Where it has
+returned, the task waits for the next event, if nobody can tell: the handler has changed no context variable, and kept
+no hold of the task.
 """
 
 from __future__ import annotations
 
 import asyncio
+from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
-from sys import getrefcount
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from portico.net.reactor import Reactor
 from portico.net.stepping import Stepped
+from portico.net.steps import Begun, first_step, references
 
 if TYPE_CHECKING:
     from portico.realtime.members import Member
@@ -28,70 +30,96 @@ Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
 class Runner(Stepped):
-    """One such task, and what it waits in."""
+    """One such task, and what it waits in. ``begun``: its handler, where that has not returned at once."""
 
-    __slots__ = ("_event", "_held", "_id", "_runners", "client", "task")
+    __slots__ = ("_over", "_pristine", "_references", "_runners", "_what", "begun", "task")
 
     def __init__(self, runners: Runners) -> None:
         Stepped.__init__(self)
         self._runners = runners
-        self.client: Any = None  # whose event it deals with
+        self._pristine: Context | None = None
+        self._references = 0
+        self._over = False
+        self._what: Any = None  # whose event the handler deals with, and which
+        self.begun: Begun | None = None
         self.task: asyncio.Task[None] | None = None
-        self._event: list[Any] = []
-        self._id: int | None = None
-        self._held = 0  # bytes that count as unread, once its handler has waited
 
     async def run(self) -> None:
         """The task."""
-        task = self.task = asyncio.current_task()
-        pristine = copy_context()
-        self._runners.coming = False
-        while not self._runners.stopped:
-            self._runners.idle.append(self)
+        runners = self._runners
+        runners.coming = False
+        if runners.stopped:
+            return
+        self.task = asyncio.current_task()
+        self._pristine = copy_context()
+        runners.idle.append(self)
+        try:
             await self
-            if self.client is None:
-                break
-            references = getrefcount(task)
+        except asyncio.CancelledError as error:
+            if self.begun is None:
+                raise
+            self.begun.error = error  # the handler has cancelled its task, before it waited
+        if self.begun is not None:
             try:
-                await self._deal(self.client)
+                await self._go_on(self.begun, *self._what)
             finally:
-                self.client = None
-                self._event = []
-                if self._held:
-                    self._runners.forget(task)
-            if self._held or getrefcount(task) != references or copy_context() != pristine:
-                break
+                runners.forget(self.task)
         self.task = None
 
-    async def _deal(self, client: Any) -> None:
+    async def _go_on(self, begun: Begun, client: Any, name: str, id: int | None, size: int) -> None:
         try:
-            await client.namespace.dispatch(client, self._event, self._id)
+            try:
+                result = await begun
+                if id is not None:
+                    client._answer(id, result)
+            except Exception as error:
+                client.namespace.failed(client, name, id, error)
+            finally:
+                client.session.hold(-size)
         except BaseException:  # it was cancelled
             client._working = False
             raise
-        finally:
-            if self._held:
-                client.session.hold(-self._held)
-        if self._held or client._inbox or not client.connected:
-            await client._work()  # what has come meanwhile, and its end
-        else:
-            client._working = False
+        await client._work()  # what has come meanwhile, and its end
 
-    def step(self, client: Member, event: list[Any], id: int | None) -> None:
-        """Deal with an event, as far as that goes without waiting."""
-        self.client = client
-        self._event = event
-        self._id = id
+    def step(self, function: Callable[..., Any], args: list[Any]) -> Any:
+        """Call a handler, as this task: what it returns, or None where it waits, and has ``begun``."""
+        coroutine, value = first_step(self._context, function, args)
+        if coroutine is None:
+            return value
+        self.begun = Begun(coroutine, value)
+        return None
+
+    def within(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call a function in the task's context."""
+        if self._context is not None:
+            self._context.run(function, *args)
+
+    def go_on(self, client: Member, name: str, id: int | None, size: int) -> None:
+        """Let the task wait for the handler: the event of `size` counts as unread until that is over."""
+        self._what = client, name, id, size
+        client.session.hold(size)
+        self.end()
+
+    def end(self) -> None:
+        """Wait for no other event."""
+        self._over = True
         self.resume()
 
-    def hold(self, size: int) -> None:
-        """Its handler waits: the event counts as unread until that is over."""
-        self._held = size
-        if self.client is not None:
-            self.client.session.hold(size)
+    def end_later(self) -> None:
+        """The same, from within another task."""
+        self._over = True
+        self.resume_later()
+
+    def is_unchanged(self) -> bool:
+        """Whether nobody can tell that this task has had a handler."""
+        return (
+            self._callback is not None  # else it was cancelled
+            and references(self.task) == self._references
+            and self._context == self._pristine
+        )
 
     def __next__(self) -> Runner:
-        if self.client is not None or self._runners.stopped:
+        if self._over:
             raise StopIteration
         self._asyncio_future_blocking = True
         return self
@@ -108,38 +136,48 @@ class Runner(Stepped):
 class Runners:
     """Those of one Realtime on one event loop. `tasks`: where a task stands while its handler waits."""
 
-    __slots__ = ("_credit", "_missed", "_spawn", "_tasks", "coming", "idle", "reactor", "stopped")
+    __slots__ = ("_credit", "_loop", "_missed", "_spawn", "_tasks", "coming", "idle", "reactor", "stopped")
 
     def __init__(self, reactor: Reactor, spawn: Spawn, tasks: set[asyncio.Task[Any]]) -> None:
         self.reactor = reactor
         self.idle: list[Runner] = []
         self.stopped = reactor.loop.get_task_factory() is not None  # whose tasks are not ours to keep
+        self._loop = reactor.loop
         self._spawn = spawn
         self._tasks = tasks
         self._credit = CREDIT
         self._missed = 0
         self.coming = False  # one is on its way to be idle
 
-    def begin(self, client: Member, event: list[Any], id: int | None, size: int) -> bool:
-        """Deal with an event of a client that has no other, now; False where it has to have a task of its own."""
+    def enter(self) -> Runner | None:
+        """A task that is the current one from now on, until `leave`; None where none is idle, or another one runs."""
         if not self.idle:
             self._miss()
-            return False
-        reactor = self.reactor
-        if not reactor.in_turn or asyncio.current_task(reactor.loop) is not None:
-            return False
-        runner = self.idle.pop()
-        client._working = True
-        runner.step(client, event, id)
-        if runner.client is None:
-            if self._credit < CREDIT:
-                self._credit += 1
-        else:  # its handler waits
+            return None
+        runner = self.idle[-1]
+        if not self.reactor.in_turn:
+            return None
+        runner._references = references(runner.task)
+        try:
+            _enter_task(self._loop, runner.task)
+        except RuntimeError:
+            return None
+        self.idle.pop()
+        return runner
+
+    def leave(self, runner: Runner) -> None:
+        """The handler has returned, or waits."""
+        _leave_task(self._loop, runner.task)
+        if runner.begun is not None:
             self._credit -= 4
-            runner.hold(size + EVENT_BYTES)
-            if runner.task is not None:
-                self._tasks.add(runner.task)
-        return True
+            self._tasks.add(runner.task)
+            return
+        if self._credit < CREDIT:
+            self._credit += 1
+        if runner.is_unchanged():
+            self.idle.append(runner)
+        else:
+            runner.end()
 
     def _miss(self) -> None:
         self._missed += 1
@@ -161,6 +199,6 @@ class Runners:
         idle, self.idle = self.idle, []
         tasks = [runner.task for runner in idle if runner.task is not None]
         for runner in idle:
-            runner.resume_later()  # it finds that it is over
+            runner.end_later()
         if tasks:
             await asyncio.wait(tasks)
