@@ -2,6 +2,7 @@ cimport cython
 from portico.realtime.members cimport Member
 from portico.realtime.outgoing cimport Outgoing
 from portico.realtime.sessions cimport Session
+from portico.wire cimport socketio
 from portico.wire.socketio cimport Packet
 
 
@@ -11,7 +12,8 @@ cdef class Channel:
     cdef readonly dict clients
     cdef public object _decoder, _left
 
-    cpdef receive(self, str text)
+    @cython.locals(client=Member, text=str, event=list, size=Py_ssize_t)
+    cpdef receive(self, str message)
     cpdef receive_binary(self, bytes data)
     @cython.locals(client=Member, kind=int)
     cdef _handle(self, Packet packet, Py_ssize_t size)

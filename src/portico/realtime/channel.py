@@ -34,10 +34,18 @@ class Channel:
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
-    def receive(self, text: str) -> None:
-        """A text message came."""
+    def receive(self, message: str) -> None:
+        """A text message of Engine.IO came, with its type."""
         decoder = self._decoder
         try:
+            if decoder is None and message.startswith("42["):  # what most are
+                client = self.clients.get("/")
+                if client is not None:
+                    event = socketio.event(message[2:])
+                    size = len(message)
+                    client._receive(event, None, _weight(event) if size > LONG_EVENT else size)
+                    return
+            text = message[1:]
             if decoder is None:
                 if not text.startswith(("5", "6")):
                     self._handle(socketio.Decoder.whole(text), len(text))

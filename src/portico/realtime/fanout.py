@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def fan_out(out: Outgoing, clients: list[Client], volatile: bool) -> int:
     """Give `out` to all of `clients`; returns how many took it. `volatile`: only to those who can take it now."""
     taken = 0
-    frames = out.frames
+    frames = out.framed()
     small = out.size - OBJECT_BYTES
     keyed = out.key is not None
     messages = out.messages

@@ -1,8 +1,11 @@
 cimport cython
 from portico.realtime.handlers cimport Handler
+from portico.realtime cimport outgoing
+from portico.realtime.emissions cimport taken_by
 from portico.realtime.outgoing cimport Outgoing
 from portico.realtime.runners cimport Runner, Runners
 from portico.realtime.sessions cimport Session
+from portico.wire cimport socketio
 
 
 cdef class Here:
@@ -51,5 +54,5 @@ cdef class Member:
     cpdef _begin(self)
 
 
-cpdef tuple encoded(tuple args)
+cpdef check_name(name)
 cpdef channel_of(namespace, room)

@@ -9,14 +9,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from portico.errors import ConnectionClosed, LocalError, Refuse
-from portico.realtime.emissions import Emission, emit
+from portico.realtime.emissions import Emission, emit, taken_by
 from portico.realtime.handlers import Function, Handler
+from portico.realtime import outgoing
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.rates import allowed
 from portico.realtime.runners import EVENT_BYTES, Runners
 from portico.realtime.unidentified import afford
 from portico.wire import socketio
-from portico.wire.socketio import ACK
+from portico.wire.socketio import ACK, RESERVED
 
 if TYPE_CHECKING:
     from portico.realtime.namespaces import Namespace
@@ -78,10 +79,11 @@ class Group:
 
     def packed(self, args: tuple[Any, ...]) -> Outgoing:
         """The packet of an event that only clients of this node get, and no history. Raises LocalError."""
-        json, attachments = encoded(args)
-        if self._head and not attachments:
-            return Outgoing(self._head + json, (), droppable=True)
-        text, attachments = self.io.packets.event(self.name, None, json, attachments)
+        check_name(args[0])
+        json = socketio.plain_json(args) if self._head else None
+        if json is not None:
+            return outgoing.event(self._head + json)
+        text, attachments = self.io.packets.event(self.name, None, *socketio.encode_args(args))
         return Outgoing(b"4" + text if text else b"", attachments, droppable=True)
 
     async def dispatch(self, client: Any, event: list[Any], id: int | None) -> None:
@@ -156,7 +158,7 @@ class Member:
         namespace = self.namespace
         io = namespace.io
         if io.recovery is None and io.is_here():
-            return Emission(None, None, self._send(namespace.packed((event, *args))))
+            return taken_by(self._send(namespace.packed((event, *args))))
         made = namespace.event("event", [self.id], [], (event, *args))
         return emit(io, lambda: namespace.publish_to(self, made))
 
@@ -237,12 +239,10 @@ class Member:
         self.namespace.io.begin_work(self._work())
 
 
-def encoded(args: tuple[Any, ...]) -> tuple[bytes, list[bytes]]:
-    """An event's name and arguments as JSON, and the attachments. Raises LocalError where they can't be sent."""
-    name = args[0]
-    if not isinstance(name, str) or name in socketio.RESERVED:
-        raise LocalError(f"event {name!r}: expected a name, and none of {', '.join(sorted(socketio.RESERVED))}")
-    return socketio.encode_args(args)
+def check_name(name: Any) -> None:
+    """Raise LocalError where no event may be called so."""
+    if not isinstance(name, str) or name in RESERVED:
+        raise LocalError(f"event {name!r}: expected a name, and none of {', '.join(sorted(RESERVED))}")
 
 
 def channel_of(namespace: str, room: str) -> str:

@@ -15,11 +15,12 @@ from portico.realtime.events import Event
 from portico.realtime.fanout import fan_out
 from portico.realtime.handlers import Function, Handler
 from portico.realtime.identity import Identity, identify
-from portico.realtime.members import CONNECTING, Functions, Group, Member, channel_of, encoded
+from portico.realtime.members import CONNECTING, Functions, Group, Member, channel_of, check_name
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.rates import Rate
 from portico.realtime.recovery import Claim, Recovered, restore
 from portico.realtime.room import Room
+from portico.wire import socketio
 
 if TYPE_CHECKING:
     from portico.realtime.realtime import Realtime
@@ -279,7 +280,8 @@ class Namespace(Group, Audience):
         """An event, encoded. Raises LocalError where it can't be."""
         if not args:
             return Event(kind, self.name, rooms, excepts)
-        json, attachments = encoded(args)
+        check_name(args[0])
+        json, attachments = socketio.encode_args(args)
         return Event(kind, self.name, rooms, excepts, json, attachments)
 
     def publish(self, event: Event) -> Receipt:

@@ -14,4 +14,9 @@ cdef class Outgoing:
     cdef bytes _payload
     cdef dict _packed
 
+    cpdef framed(self)
     cdef _marked(self, frames)
+
+
+@cython.locals(out=Outgoing)
+cpdef Outgoing event(bytes text)

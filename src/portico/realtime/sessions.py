@@ -151,11 +151,11 @@ class Session(Timed):
         codec = ws.wire.codec
         slow = stream.buffered > stream.high_water or (out.key is not None and stream.blocked)
         if codec is None:
-            frames = out.frames
+            frames = out.framed()
         elif not codec.keep_writing:
             frames = out.packed(codec)
         elif slow:
-            frames = out.frames  # not compressed: what is may not be dropped, for the next builds on it (RFC 7692 §7.2)
+            frames = out.framed()  # not compressed: what is may not be dropped, for the next builds on it (RFC 7692 §7.2)
         else:
             messages = [out.text.decode(), *out.attachments] if out.text else out.attachments
             frames = b"".join([ws.wire.encode(message) for message in messages])
@@ -315,7 +315,7 @@ class Session(Timed):
             return
         kind = packet[:1]
         if kind == engineio.MESSAGE:
-            self.channel.receive(packet[1:])
+            self.channel.receive(packet)
         elif self.allowance is not None and not unidentified.afford(self, len(packet)):
             pass  # it has ended
         elif kind == engineio.PONG:

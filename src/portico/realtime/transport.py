@@ -71,9 +71,9 @@ def receive(ws: WebSocket, message: str | bytes) -> None:
     if session is None or session.closed is not None:
         return
     if session.ws is ws:
-        if type(message) is str and message[:1] == "4":  # what most are
+        if type(message) is str and message.startswith("4"):  # what most are
             channel: Channel = session.channel
-            channel.receive(message[1:])
+            channel.receive(message)
         else:
             session.receive(message)
     elif session.probe is ws:

@@ -40,6 +40,8 @@ def encode_frame(first: int, payload: bytes) -> bytes:
     """An unmasked frame, as a server sends it. `first` is the frame's first byte: FIN, RSV bits and opcode."""
     size = len(payload)
     if size < 126:
+        if first == FIN | TEXT:
+            return TEXT_HEADERS[size] + payload
         return bytes((first, size)) + payload
     if size < 65536:
         return _pack_16(first, 126, size) + payload

@@ -21,6 +21,8 @@ cdef class Decoder:
     cpdef clear(self)
 
 
+cpdef list event(str json)
+cdef _check_event(data)
 @cython.locals(at=Py_ssize_t, end=Py_ssize_t, kind=int, namespace=str)
 cdef tuple _parse(str text)
 cdef Py_ssize_t _digits(str text, Py_ssize_t at) except -1
@@ -32,6 +34,7 @@ cdef bint _is_plain(value, int depth) except -1
 cdef _take_out(value, list attachments, int depth)
 cdef _fill(value, list attachments, int depth=*)
 cpdef bytes to_json(data)
+cpdef plain_json(args)
 cpdef tuple encode_args(args)
 cpdef bytes head(int kind, str namespace, id, Py_ssize_t attachments)
 cpdef tuple encode(int kind, str namespace=*, id=*, data=*)

@@ -95,7 +95,7 @@ class Decoder:
     @staticmethod
     def whole(text: str) -> Packet:
         """The packet that `text` is, where that announces no attachments. Raises ProtocolError."""
-        packet = Packet(EVENT, "/", None, _json(text[1:])) if text.startswith("2[") else _parse(text)[0]
+        packet = _parse(text)[0]
         check(packet)
         return packet
 
@@ -125,6 +125,19 @@ class Decoder:
         self._packet = None
         self._attachments = []
         self._expected = self._size = 0
+
+
+def event(json: str) -> list[Any]:
+    """An event's name and arguments. Raises ProtocolError."""
+    data = _json(json)
+    _check_event(data)
+    return data  # type: ignore[no-any-return]
+
+
+def _check_event(data: Any) -> None:
+    name = data[0] if isinstance(data, list) and data else None
+    if not isinstance(name, str) or name in RESERVED:
+        raise ProtocolError("event without a name that events may have")
 
 
 def _parse(text: str) -> tuple[Packet, int]:
@@ -183,9 +196,7 @@ def check(packet: Packet) -> None:
     kind = packet.type
     data = packet.data
     if kind == EVENT:
-        name = data[0] if isinstance(data, list) and data else None
-        if not isinstance(name, str) or name in RESERVED:
-            raise ProtocolError("event without a name that events may have")
+        _check_event(data)
     elif kind == ACK:
         if not isinstance(data, list) or packet.id is None:
             raise ProtocolError("acknowledgement without an id or a list of values")
@@ -273,6 +284,14 @@ def _take_out(value: Any, attachments: list[bytes], depth: int) -> Any:
     except (TypeError, ValueError, RecursionError) as error:
         raise LocalError(f"data that can't be sent as JSON: {error}") from None
     return value if isinstance(built, (str, int, float)) else _take_out(built, attachments, depth + 1)
+
+
+def plain_json(args: Sequence[Any]) -> bytes | None:
+    """What `encode_args` makes of them where there is surely no binary among them; None otherwise."""
+    try:
+        return to_json(args) if _is_plain(args, 0) else None
+    except RecursionError:
+        return None
 
 
 def encode_args(args: Sequence[Any]) -> tuple[bytes, list[bytes]]:
