@@ -1,5 +1,6 @@
 cimport cython
 from libc.stdint cimport int64_t
+from portico.net cimport _calls as calls
 from portico.net.reactor cimport Reactor, Source
 
 cdef int READ, WRITE, ERROR
@@ -40,6 +41,7 @@ cdef class Stream(Source):
 
     cpdef bint is_open(self)
     cpdef ready(self, int events)
+    @cython.locals(size=Py_ssize_t)
     cpdef _read(self)
     @cython.locals(protocol=Protocol)
     cpdef _take(self, bytearray buffer, Py_ssize_t size)
@@ -57,7 +59,7 @@ cdef class Stream(Source):
     cdef _flush(self)
     @cython.locals(total=Py_ssize_t, count=Py_ssize_t)
     cdef tuple _join(self, list out)
-    cpdef _send(self, data)
+    cpdef Py_ssize_t _send(self, data) except -1
     @cython.locals(before=int64_t)
     cpdef _end_broken(self, error, int state=*)
     @cython.locals(index=Py_ssize_t)

@@ -15,6 +15,7 @@ import struct
 from functools import partial
 from typing import Any, Final
 
+from portico.net import calls
 from portico.net.reactor import ERROR, READ, WRITE, Reactor, Source
 
 OPEN: Final = 0
@@ -199,13 +200,12 @@ class Stream(Source):
         reactor = self.reactor
         buffer = reactor.buffer
         try:
-            size = self.sock.recv_into(buffer)
-        except (BlockingIOError, InterruptedError):
-            return
+            size = calls.receive(self.sock, self.fd, buffer)
         except OSError as error:
             self._end(error.with_traceback(None))  # who keeps the cause keeps no frames
             return
-        self._take(buffer, size)
+        if size >= 0:
+            self._take(buffer, size)
 
     def _take(self, buffer: bytearray, size: int) -> None:
         """Hand on what was read; 0 is the peer's end."""
@@ -339,8 +339,6 @@ class Stream(Source):
             size = len(data)
             try:
                 sent = self._send(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
             except OSError as error:
                 self._out = None
                 self.buffered = 0
@@ -388,7 +386,7 @@ class Stream(Source):
         return b"".join(out), len(out)
 
     def _send(self, data: bytes) -> int:
-        return self.sock.send(data)
+        return calls.send(self.sock, self.fd, data)
 
     def _cut(self, out: list[Any], sent: int) -> None:
         """Take the `sent` bytes that were written off the front of the outbox; the entries after them stay whole."""

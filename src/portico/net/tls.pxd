@@ -17,7 +17,7 @@ cdef class TlsStream(Stream):
     cdef _read_pending(self)
     cpdef resume(self)
     @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
-    cpdef _send(self, data)
+    cpdef Py_ssize_t _send(self, data) except -1
     @cython.locals(count=Py_ssize_t, size=Py_ssize_t)
     cpdef _cut(self, list out, Py_ssize_t sent)
     cpdef _wait_writable(self)

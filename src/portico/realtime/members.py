@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import deque
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from portico.errors import ConnectionClosed, LocalError, Refuse
@@ -46,7 +46,7 @@ class Here:
 
     def is_here(self) -> bool:
         """Whether this is the event loop's thread, or there is no loop yet."""
-        return not self.running or threading.get_ident() == self._thread
+        return not self.running or get_ident() == self._thread
 
 
 class Functions:

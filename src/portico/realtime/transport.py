@@ -71,10 +71,12 @@ def receive(ws: WebSocket, message: str | bytes) -> None:
     if session is None or session.closed is not None:
         return
     if session.ws is ws:
-        if type(message) is str and message.startswith("4"):  # what most are
-            channel: Channel = session.channel
-            channel.receive(message)
-        else:
-            session.receive(message)
+        if type(message) is str:
+            text = message
+            if text.startswith("4"):  # what most are
+                channel: Channel = session.channel
+                channel.receive(text)
+                return
+        session.receive(message)
     elif session.probe is ws:
         session.receive_probe(ws, message)
