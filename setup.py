@@ -13,7 +13,7 @@ import sys
 from setuptools import Extension, setup
 
 SOURCE = pathlib.Path("src")
-HAND_WRITTEN = [SOURCE / "portico" / name for name in ("net/_calls.pyx", "net/_steps.pyx", "wire/_masking.pyx", "wire/_scan.pyx")]
+HAND_WRITTEN = sorted(SOURCE.rglob("_*.pyx"))
 DIRECTIVES = {"language_level": "3", "annotation_typing": False, "embedsignature": False, "profile": False}
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-g0"]
 

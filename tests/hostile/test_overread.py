@@ -14,7 +14,7 @@ import pytest
 
 import portico
 
-WIRE = Path(portico.__file__).parent / "wire"
+PACKAGE = Path(portico.__file__).parent
 
 # RFC 6455 §5.3: all lengths up to 64 bytes, alignments and phases.
 MASKING = """
@@ -47,6 +47,59 @@ for size in range(40):
             pack_fields([(name, value), (b"date", b"")])
 """
 
+# Reads into buffers of every length, from sockets that hold more; writes of every part; what goes away meanwhile.
+CALLS = """
+import socket
+from _calls import receive, send
+ours, theirs = socket.socketpair()
+ours.setblocking(False)
+theirs.setblocking(False)
+for size in range(1, 70):
+    for held in (0, 1, size, size + 1):
+        data = bytes(range(held))
+        for kind in (bytes, bytearray, memoryview):
+            assert send(ours, ours.fileno(), kind(data)) == held
+            buffer = bytearray(size)
+            got = receive(theirs, theirs.fileno(), buffer)
+            assert got == (min(size, held) if held else -1), (got, size, held)
+            while receive(theirs, theirs.fileno(), bytearray(9)) > 0:
+                pass
+theirs.close()
+for _ in range(100):
+    try:
+        send(ours, ours.fileno(), bytearray(9))
+    except BrokenPipeError:
+        continue
+    raise AssertionError
+"""
+
+# Coroutines that return, wait, raise, and are thrown away at once; what isn't one.
+STEPS = """
+import contextvars, gc
+from _steps import first_step
+class Later:
+    def __await__(self):
+        yield [1]
+async def give(value): return value
+async def fail(value): raise ValueError(value)
+async def wait(value): await Later()
+context = contextvars.copy_context()
+for n in range(1000):
+    assert first_step(context, give, [(n,)]) == (None, (n,))
+    coroutine, value = first_step(context, wait, [(n,)])
+    assert value == [1]
+    coroutine.close()
+    for function, args in ((fail, [n]), (give, []), (dict, []), (print, [n, n, n, fail][:0])):
+        try:
+            first_step(context, function, args)
+        except (TypeError, ValueError):
+            continue
+        raise AssertionError
+    del coroutine, value
+    if not n % 100:
+        gc.collect()
+"""
+
 
 def tool(name: str) -> str:
     found = shutil.which(name)
@@ -56,10 +109,14 @@ def tool(name: str) -> str:
 
 if portico.compiled:
 
-    @pytest.mark.parametrize(("name", "attack"), [("_masking", MASKING), ("_scan", SCAN)])
-    def test_it_stays_within_its_buffers(name: str, attack: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("file", "attack"),
+        [("wire/_masking", MASKING), ("wire/_scan", SCAN), ("net/_calls", CALLS), ("net/_steps", STEPS)],
+    )
+    def test_it_stays_within_its_buffers(file: str, attack: str, tmp_path: Path) -> None:
+        name = Path(file).name
         made, module = tmp_path / f"{name}.c", tmp_path / f"{name}.so"
-        subprocess.run([sys.executable, "-m", "cython", "-3", "-o", made, WIRE / f"{name}.pyx"], check=True)
+        subprocess.run([sys.executable, "-m", "cython", "-3", "-o", made, PACKAGE / f"{file}.pyx"], check=True)
         options = ["-O1", "-fsanitize=address", "-shared", "-fPIC", "-w", f"-I{sysconfig.get_path('include')}"]
         subprocess.run([tool("gcc"), *options, "-o", module, made], check=True)
         library = subprocess.run([tool("gcc"), "-print-file-name=libasan.so"], capture_output=True, text=True)

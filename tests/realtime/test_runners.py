@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from typing import Any
 
 import pytest
@@ -256,3 +257,132 @@ def test_a_realtime_that_is_not_served_has_none() -> None:
     assert io.runners is None
     with pytest.raises(portico.LocalError):
         io.engine.reactor  # noqa: B018 # that is the point
+
+
+async def test_a_task_is_used_again_while_nobody_can_tell(logged: Logged) -> None:
+    io = realtime()
+    seen: list[int] = []
+
+    @io.on("plain")
+    async def plain(client: Any) -> None:
+        seen.append(id(asyncio.current_task()))
+
+    @io.on("fail")
+    async def fail(client: Any) -> None:
+        raise portico.Refuse("no")
+
+    async with serving(io) as raw, raw.socket() as ws:
+        await connected(raw, ws)
+        await warm(raw, ws)
+        runners = raw.io.runners
+        assert runners is not None
+        kept = list(runners.idle)
+        for _ in range(5):
+            await ws.send('421["plain"]', '42["plain"]', '422["fail"]', '423["echo",1]')
+            await ws.expect("431[]", '432[{"error":"no"}]', "433[1]")
+            assert runners.idle == kept
+        assert len(seen) == 10
+        assert set(seen) == {id(kept[0].task)}
+
+
+async def test_a_handler_that_cancels_its_own_task_ends_as_in_any_task(logged: Logged) -> None:
+    io = realtime()
+    told: list[str] = []
+
+    def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    @io.on("return")
+    async def return_it(client: Any) -> str:
+        cancel()
+        return "returned"
+
+    @io.on("wait")
+    async def wait(client: Any) -> None:
+        cancel()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            told.append("cancelled")
+            raise
+
+    @io.on("stay")
+    async def stay(client: Any) -> str:
+        cancel()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+        return "stayed"
+
+    @io.on("raise")
+    async def raise_it(client: Any) -> None:
+        raise asyncio.CancelledError
+
+    async with serving(io) as raw, raw.socket() as ws:
+        await connected(raw, ws)
+        for event, answers in (
+            ("return", ['431["returned"]']),
+            ("wait", []),
+            ("stay", ['431["stayed"]']),
+            ("raise", []),
+        ):
+            await warm(raw, ws)
+            await ws.send(f'421["{event}"]')
+            await ws.expect(*answers)
+            await ws.send('422["echo",1]')
+            await ws.expect("432[1]")
+        assert told == ["cancelled"]
+
+
+async def test_a_handler_that_ends_its_own_client_at_once_has_it_told_gone(logged: Logged) -> None:
+    io = realtime()
+    order: list[str] = []
+
+    @io.on("leave")
+    async def leave(client: Any) -> None:
+        client.disconnect()
+        order.append("handled")
+
+    @io.on("disconnect")
+    async def gone(client: Any, reason: str) -> None:
+        order.append(reason)
+
+    async with serving(io) as raw, raw.socket() as ws:
+        await connected(raw, ws)
+        await warm(raw, ws)
+        await ws.send('421["leave"]')
+        await ws.expect("41")
+        await until(lambda: len(order) == 2)
+        assert order == ["handled", "server namespace disconnect"]
+
+
+async def test_what_a_failing_handler_has_set_is_seen_where_that_is_logged(logged: Logged) -> None:
+    """As by a filter that adds a request's number to each line."""
+    io = realtime()
+    variable = contextvars.ContextVar("variable", default="none")
+    seen: list[tuple[str, bool]] = []
+
+    def look(record: Any) -> bool:
+        seen.append((variable.get(), asyncio.current_task() is not None))
+        return True
+
+    @io.on("fail")
+    async def fail(client: Any) -> None:
+        variable.set("set")
+        raise ValueError("secret")
+
+    logger = logging.getLogger("portico.realtime")
+    logger.addFilter(look)
+    try:
+        async with serving(io) as raw, raw.socket() as ws:
+            await connected(raw, ws)
+            await warm(raw, ws)
+            await ws.send('421["fail"]')
+            await ws.expect('431[{"error":"internal error"}]')
+    finally:
+        logger.removeFilter(look)
+    logged.take("the handler of 'fail' in / failed")
+    assert seen == [("set", True)]

@@ -20,8 +20,8 @@ def _first_step(
 ) -> tuple[AnyCoroutine | None, Any]:
     """Call ``function(*args)`` in `context`, and run what it returns up to where that waits.
 
-    Returns ``(None, value)`` where it never did; otherwise the coroutine and what it waits for, for `Begun`. Raises what
-    it raises.
+    Returns ``(None, value)`` where it never did; otherwise the coroutine and what it waits for, for `Begun`. Raises
+    what it raises.
     """
     return context.run(_step, function, args)
 
@@ -66,8 +66,8 @@ class Begun:
                 if error is None:
                     waits_for = coroutine.send(value)
                 else:
-                    raised, error = error, None
-                    waits_for = coroutine.throw(raised)
+                    thrown, error = error, None
+                    waits_for = coroutine.throw(thrown)
             except StopIteration as end:
                 return end.value
 

@@ -34,7 +34,7 @@ cdef class Stream(Source):
     cdef readonly int64_t bytes_in, bytes_out
     cdef readonly double last_read, opened
     cdef readonly object listener
-    cdef list _out
+    cdef object _out
     cdef int64_t _finish_mark
     cdef float _finish_timeout
     cdef unsigned char _eof, _linger
@@ -51,11 +51,14 @@ cdef class Stream(Source):
     cpdef resume(self)
     cdef _set_interest(self, int interest)
     cpdef write(self, data)
+    @cython.locals(out=list)
+    cdef _append(self, data)
+    cdef list _entries(self)
     cpdef send_file(self, int fd, int64_t offset, int64_t count)
     cdef _break(self, error)
     cpdef flush(self)
     cpdef flush_within(self)
-    @cython.locals(out=list, count=Py_ssize_t, size=Py_ssize_t, sent=Py_ssize_t, protocol=Protocol)
+    @cython.locals(count=Py_ssize_t, taken=Py_ssize_t, size=Py_ssize_t, sent=Py_ssize_t, more=bint, protocol=Protocol)
     cdef _flush(self)
     @cython.locals(total=Py_ssize_t, count=Py_ssize_t)
     cdef tuple _join(self, list out)

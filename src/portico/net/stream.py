@@ -129,7 +129,9 @@ class Stream(Source):
         self.bytes_out = 0
         self.last_read = self.opened = reactor.now
         self.listener = listener  # its `ended(stream)` is called once, when this stream has ended
-        self._out: list[Any] | None = None  # bytes-like; of a blocked socket, the first one is begun
+        # Bytes-like, or a list of such; of a blocked socket, the first one is begun. One alone, as most are, is in no
+        # list: for a thousand of those, in a broadcast, Python's garbage collector would look at everything.
+        self._out: Any = None
         self._state = OPEN
         self._blocked = False  # the socket takes no more for now; its being writable is waited for
         self._told = False  # the outbox went above high_water and drained() is due
@@ -259,10 +261,19 @@ class Stream(Source):
         """Put `data` into the outbox; it is written at the end of this turn. Nothing where `open` is False."""
         if self._state != OPEN or not data:
             return
-        out = self._out
-        if out is None:
-            self._out = [data]
-        elif self._blocked and len(data) < SMALL_ENTRY and type(data) is bytes:
+        if self._out is None:
+            self._out = data
+        else:
+            self._append(data)
+        self.buffered += len(data)
+        if self.buffered > self.high_water:
+            self._told = True
+        if not self._blocked and not self.in_dirty:
+            self.reactor.mark(self)
+
+    def _append(self, data: bytes) -> None:
+        out = self._entries()
+        if self._blocked and len(data) < SMALL_ENTRY and type(data) is bytes:
             last = out[-1]
             if type(last) is bytearray and len(last) < ENTRY_BYTES:
                 last += data
@@ -270,11 +281,13 @@ class Stream(Source):
                 out.append(bytearray(data))
         else:
             out.append(data)
-        self.buffered += len(data)
-        if self.buffered > self.high_water:
-            self._told = True
-        if not self._blocked and not self.in_dirty:
-            self.reactor.mark(self)
+
+    def _entries(self) -> list[Any]:
+        """The outbox, as a list that may be changed."""
+        out = self._out
+        if type(out) is not list:
+            out = self._out = [] if out is None else [out]
+        return out
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """Write up to `count` bytes of a file from `offset` on, within the kernel (os.sendfile); not under TLS.
@@ -322,20 +335,20 @@ class Stream(Source):
         self.reactor.soon(self, partial(self._end_broken, error, state))
 
     def _flush(self) -> OSError | None:
-        out = self._out
         if self._blocked:
             return None
-        if out is None:
+        if self._out is None:
             if self._told:  # a file was being sent
                 self._told = False
                 self.protocol.drained()
             return None
         while True:
-            count = len(out)
-            if count == 1:
-                data = out[0]
-            else:
-                data, count = self._join(out)
+            data = self._out
+            more = False
+            if type(data) is list:
+                count = len(data)
+                data, taken = self._join(data)
+                more = taken < count
             size = len(data)
             try:
                 sent = self._send(data)
@@ -345,10 +358,10 @@ class Stream(Source):
                 return error.with_traceback(None)
             self.bytes_out += sent
             self.buffered -= sent
-            if sent == size and count == len(out):
+            if sent == size and not more:
                 self._out = None
                 break
-            self._cut(out, sent)
+            self._cut(self._entries(), sent)
             if sent < size or size > SHORT_BYTES:  # else it was a head, and what follows is too long to be joined to it
                 self._blocked = True
                 self._wait_writable()
@@ -376,6 +389,8 @@ class Stream(Source):
 
     def _join(self, out: list[bytes]) -> tuple[bytes, int]:
         """As many entries of the outbox as make a reasonable write, as one, and how many those are."""
+        if len(out) == 1:
+            return out[0], 1
         if self.buffered <= MAX_WRITE_BYTES:
             return b"".join(out), len(out)
         total = 0
@@ -407,35 +422,38 @@ class Stream(Source):
 
         Returns how many; 0, with nothing dropped, where all of them together would not make that room.
         """
+        if self._out is None:
+            return 0
         found = []
         freed = 0
-        for index, entry in enumerate(self._out or ()):
+        out = self._entries()
+        for index, entry in enumerate(out):
             if isinstance(entry, kind) and (index or not self._blocked):
                 found.append(index)
                 freed += len(entry)
                 if freed >= needed:
                     break
-        if freed < needed or self._out is None:
+        if freed < needed:
             return 0
         for index in reversed(found):
-            del self._out[index]
+            del out[index]
         self.buffered -= freed
         return len(found)
 
     def drop_unsent(self) -> None:
         """Empty the outbox of everything not yet begun."""
         if self._out is not None:
-            self._out = self._out[:1] if self._blocked else None
-            self.buffered = len(self._out[0]) if self._out else 0
+            self._out = self._entries()[0] if self._blocked else None
+            self.buffered = len(self._out) if self._blocked else 0
 
     def replace(self, entry: bytes, same: Any) -> bool:
         """Put `entry` in the place of the last one not yet begun for which ``same`` holds; False: there is none.
 
         An empty one only takes that out.
         """
-        out = self._out
-        if out is None:
+        if self._out is None:
             return False
+        out = self._entries()
         for index in range(len(out) - 1, 0 if self._blocked else -1, -1):
             if same(out[index]):
                 self.buffered += len(entry) - len(out[index])

@@ -203,8 +203,11 @@ class Client(Member, Identified, Audience):
                 await self._handle(inbox.popleft())
             if self.state is GONE:
                 await self._tell_gone()
-        finally:
             self._working = False
+        except BaseException:
+            self._interrupted()
+            raise
+        finally:
             self.namespace.io.end_work()
 
     async def _handle(self, item: Item) -> None:

@@ -9,9 +9,9 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from portico.errors import ConnectionClosed, LocalError, Refuse
+from portico.realtime import outgoing
 from portico.realtime.emissions import Emission, emit, taken_by
 from portico.realtime.handlers import Function, Handler
-from portico.realtime import outgoing
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.rates import allowed
 from portico.realtime.runners import EVENT_BYTES, Runners
@@ -233,6 +233,12 @@ class Member:
         else:
             self._working = False
         return True
+
+    def _interrupted(self) -> None:
+        """What dealt with its events was cancelled: another task goes on, unless it has left."""
+        self._working = False
+        if self._inbox and self.state is CONNECTED:
+            self._begin()
 
     def _begin(self) -> None:
         self._working = True

@@ -42,7 +42,7 @@ class Runner(Stepped):
         self._over = False
         self._what: Any = None  # whose event the handler deals with, and which
         self.begun: Begun | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: Any = None
 
     async def run(self) -> None:
         """The task."""
@@ -76,14 +76,14 @@ class Runner(Stepped):
                 client.namespace.failed(client, name, id, error)
             finally:
                 client.session.hold(-size)
-        except BaseException:  # it was cancelled
-            client._working = False
+        except BaseException:
+            client._interrupted()
             raise
         await client._work()  # what has come meanwhile, and its end
 
     def step(self, function: Callable[..., Any], args: list[Any]) -> Any:
         """Call a handler, as this task: what it returns, or None where it waits, and has ``begun``."""
-        coroutine, value = first_step(self._context, function, args)
+        coroutine, value = first_step(self._context, function, args)  # type: ignore[arg-type] # it waits: there is one
         if coroutine is None:
             return value
         self.begun = Begun(coroutine, value)
@@ -188,10 +188,9 @@ class Runners:
             self.coming = True
             self._spawn(Runner(self).run())
 
-    def forget(self, task: asyncio.Task[Any] | None) -> None:
+    def forget(self, task: asyncio.Task[Any]) -> None:
         """A task whose handler had waited is over."""
-        if task is not None:
-            self._tasks.discard(task)
+        self._tasks.discard(task)
 
     async def stop(self) -> None:
         """End those that are idle."""

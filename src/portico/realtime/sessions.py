@@ -155,7 +155,7 @@ class Session(Timed):
         elif not codec.keep_writing:
             frames = out.packed(codec)
         elif slow:
-            frames = out.framed()  # not compressed: what is may not be dropped, for the next builds on it (RFC 7692 §7.2)
+            frames = out.framed()  # what is compressed may not be dropped: the next builds on it (RFC 7692 §7.2)
         else:
             messages = [out.text.decode(), *out.attachments] if out.text else out.attachments
             frames = b"".join([ws.wire.encode(message) for message in messages])
