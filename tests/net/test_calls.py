@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +67,29 @@ def test_a_full_socket_takes_a_part_and_then_nothing(twin: Any, pair: tuple[sock
         held = bytearray(data)
         twin.send(ours, ours.fileno(), held)
         held.append(1)
+
+
+def test_other_threads_run_while_very_much_is_sent(twin: Any, pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, _ = pair
+    running, over = threading.Event(), threading.Event()
+    count = [0]
+
+    def work() -> None:
+        while not over.is_set():
+            count[0] += 1
+            running.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert running.wait(60)
+        look = partial(map, count.__getitem__, [0])
+        sends = map(twin.send, repeat(ours), repeat(ours.fileno()), repeat(b"x", 200_000))
+        done = list(chain(look(), sends, look()))  # no bytecode between them, where a thread could be switched
+        assert done[-1] > done[0]
+    finally:
+        over.set()
+        thread.join()
 
 
 def closed(ours: socket.socket, theirs: socket.socket) -> None:

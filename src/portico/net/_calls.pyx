@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The compiled twin of portico.net.calls: the system calls themselves, and the GIL is kept: they never wait."""
+"""The compiled twin of portico.net.calls: the system calls themselves."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -26,13 +26,27 @@ cpdef Py_ssize_t receive(sock, int fd, bytearray buffer) except -2:
     return _result(c_recv(fd, PyByteArray_AS_STRING(buffer), PyByteArray_GET_SIZE(buffer), 0), -1)
 
 
+cdef unsigned int _sent = 0
+
+
+cdef Py_ssize_t _send(int fd, const void* data, Py_ssize_t size) noexcept:
+    global _sent
+    cdef Py_ssize_t result
+    _sent += 1
+    if _sent & 63:
+        return c_send(fd, data, size, 0)
+    with nogil:
+        result = c_send(fd, data, size, 0)
+    return result
+
+
 cpdef Py_ssize_t send(sock, int fd, data) except -2:
     cdef Py_buffer view
     cdef Py_ssize_t sent
     if isinstance(data, bytes):
-        return _result(c_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0), 0)
+        return _result(_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)), 0)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    sent = c_send(fd, view.buf, view.len, 0)
+    sent = _send(fd, view.buf, view.len)
     try:
         return _result(sent, 0)
     finally:
