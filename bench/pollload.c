@@ -8,6 +8,9 @@
  *
  * Each client has one kept-alive connection for its GETs, which are held, and one for its POSTs where it has any while a
  * GET is held. Prints one JSON line as wsload does; see there for WSLOAD_PIDS. Only loopback addresses are accepted.
+ *
+ * With POLLLOAD_PAGE in the environment the requests are those of a page in Chromium 156, with three cookies. Its value
+ * is the Origin of the POSTs: "own" for the server's own, "none" for none.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,6 +44,7 @@ static double seconds;
 static struct sockaddr_in addr;
 static const char *path, *host, *port;
 static client *clients;
+static char get_fields[4096] = "Accept: */*\r\n", post_fields[4096] = "Content-Type: text/plain;charset=UTF-8\r\n";
 
 /* ---- out: requests are small and one at a time, so that a write never waits ---- */
 
@@ -56,15 +60,33 @@ static void connect_to(conn *c, client *owner, int is_poster) {
     epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
 }
 
+/* The fields of a page's requests, in the order in which Chromium sends them. */
+static void as_page(const char *origin) {
+    char own[256], line[300] = "";
+    snprintf(own, sizeof own, "http://%s:%s", host, port);
+    if (!strcmp(origin, "own")) origin = own;
+    if (strcmp(origin, "none")) snprintf(line, sizeof line, "Origin: %s\r\n", origin);
+    for (int is_post = 0; is_post < 2; is_post++)
+        snprintf(is_post ? post_fields : get_fields, sizeof get_fields,
+                 "Connection: keep-alive\r\nsec-ch-ua-platform: \"Linux\"\r\n"
+                 "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+                 "Chrome/156.0.0.0 Safari/537.36\r\nAccept: */*\r\n"
+                 "sec-ch-ua: \"Not:A-Brand\";v=\"8\", \"Chromium\";v=\"156\"\r\n%ssec-ch-ua-mobile: ?0\r\n%s"
+                 "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n"
+                 "Referer: %s/page.html\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
+                 "Accept-Language: en-US,en;q=0.9\r\nCookie: session=eyJhbGciOiJIUzI1NiJ9.%086d; "
+                 "_ga=GA1.1.1234567890.1700000000; csrftoken=%032d\r\n",
+                 is_post ? "Content-type: text/plain;charset=UTF-8\r\n" : "", is_post ? line : "", own, 0, 0);
+}
+
 static void request(conn *c, const char *body, size_t n) {
     static char text[70000];
     const char *sid = c->client->sid;
     int len = snprintf(text, sizeof text, "%s %s%s%s HTTP/1.1\r\nHost: %s:%s\r\n", body ? "POST" : "GET", path,
                        *sid ? "&sid=" : "", sid, host, port);
     if (body)
-        len += snprintf(text + len, sizeof text - len,
-                        "Content-Type: text/plain;charset=UTF-8\r\nContent-Length: %zu\r\n\r\n%s", n, body);
-    else len += snprintf(text + len, sizeof text - len, "Accept: */*\r\n\r\n");
+        len += snprintf(text + len, sizeof text - len, "%sContent-Length: %zu\r\n\r\n%s", post_fields, n, body);
+    else len += snprintf(text + len, sizeof text - len, "%s\r\n", get_fields);
     if (send(c->fd, text, len, MSG_NOSIGNAL) != len) fail("send", strerror(errno));
     c->busy = 1;
 }
@@ -242,6 +264,7 @@ int main(int argc, char **argv) {
     size = atoi(argv[6]);
     seconds = atof(argv[8]);
     addr = prepare(host, port);
+    if (getenv("POLLLOAD_PAGE")) as_page(getenv("POLLLOAD_PAGE"));
     ep = epoll_create1(0);
     clients = calloc(n_clients, sizeof *clients);
     uint64_t t0 = now();

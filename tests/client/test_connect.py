@@ -281,6 +281,21 @@ async def test_a_connected_socket() -> None:
         assert sock.fileno() == -1
 
 
+async def test_who_closes_a_socket_that_was_given_away_closes_nobodys() -> None:
+    async with portico.serve(echo, "127.0.0.1", 0) as server:
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        async with portico.connect("ws://any.example/x", sock=sock) as ws:
+            sock.close()
+            ours, theirs = socket.socketpair()  # which would get its descriptor
+            with ours, theirs:
+                await ws.send("hi")
+                assert await ws.recv() == "hi"
+                for other in (ours, theirs):
+                    other.setblocking(False)
+                    with pytest.raises(BlockingIOError):
+                        other.recv(1)
+
+
 @pytest.mark.parametrize("connected", [True, False])
 async def test_a_connected_socket_is_closed_whatever_happens(connected: bool) -> None:
     async with Fake.running(lambda visit: visit.answer("404 Not Found")) as fake:

@@ -150,20 +150,6 @@ async def test_cancelling_the_task_cancels_what_it_waits_for(first: First) -> No
     assert future.cancelled()
 
 
-async def test_what_was_cancelled_before_it_waited_is_told_first(first: First) -> None:
-    async def stubborn(future: asyncio.Future[None]) -> str:
-        try:
-            await future
-        except asyncio.CancelledError:
-            await asyncio.sleep(0)
-            return "went on"
-        return "not cancelled"
-
-    begun = Begun(*first(contextvars.copy_context(), stubborn, [asyncio.get_running_loop().create_future()]))
-    begun.error = asyncio.CancelledError()
-    assert await rest(begun) == "went on"
-
-
 async def test_what_is_dropped_is_closed(first: First) -> None:
     closed: list[str] = []
 

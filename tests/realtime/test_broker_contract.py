@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from portico.brokers import Gap, Member, Message, Position, Receipt, Span
@@ -84,9 +85,25 @@ class Everywhere(MemoryBroker):
 class Partial(MemoryBroker):
     """Gives what is left of a history, as if it were all."""
 
-    async def history(self, channel: str, *, since: Position | None = None, last: int | None = None) -> Span:
-        span = await super().history(channel, since=since, last=last)
-        return span if span.gap is None else await super().history(channel)
+    async def history(self, channel: str, *, since: Position | None = None, **parts: int | None) -> Span:
+        span = await super().history(channel, since=since, **parts)
+        return span if span.gap is None or parts else await super().history(channel)
+
+
+class Hasty(MemoryBroker):
+    """Says of a part that it is up to date."""
+
+    async def history(self, channel: str, **asked: Any) -> Span:
+        span = await super().history(channel, **asked)
+        return msgspec.structs.replace(span, more=False)
+
+
+class Skipping(MemoryBroker):
+    """Goes on from the newest place behind a part."""
+
+    async def history(self, channel: str, **asked: Any) -> Span:
+        span = await super().history(channel, **asked)
+        return msgspec.structs.replace(span, position=(await super().history(channel)).position)
 
 
 class Agreeing(MemoryBroker):
@@ -140,6 +157,8 @@ class Immortal(MemoryBroker):
         (Everywhere, "who_hosts_a_channel_gets_its_messages_and_nobody_else"),
         (Everywhere, "an_inbox_is_hosted_by_its_node_alone"),
         (Partial, "history_says_when_it_can_not"),
+        (Hasty, "history_comes_in_parts_that_are_the_whole"),
+        (Skipping, "history_comes_in_parts_that_are_the_whole"),
         (Agreeing, "what_is_not_taken_is_refused"),
         (Generous, "what_is_set_aside_is_taken_once"),
         (Counting, "a_person_joins_once_and_leaves_once"),

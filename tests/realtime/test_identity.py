@@ -139,6 +139,24 @@ async def test_renewed_in_place_it_stays_and_is_who_it_was_renewed_as() -> None:
         assert the_client(io).expires_at is None
 
 
+async def test_what_a_thread_says_holds_in_the_order_in_which_it_says_it() -> None:
+    io, _ = telling()
+
+    @io.on("renew")
+    def renew(client: Any) -> None:
+        client.renew("ada")
+        client.renew("bob")
+        client.expire(3600)  # who it is by then, and not who it is still
+
+    async with serving(io) as raw, raw.socket() as socket:
+        await socket.opened()
+        await socket.connect()
+        await socket.send('422["renew"]')
+        await socket.expect("432[]")
+        assert await ask(socket) == ["bob"]
+        assert abs(the_client(io).expires_at - time.time() - 3600) < 60
+
+
 async def test_before_its_end_the_application_is_asked_and_the_page_may_bring_a_new_ticket() -> None:
     io, reasons = telling()
 

@@ -1,9 +1,9 @@
-"""Long-polling both ways through the server: at once, as plain requests are, and by the application for others."""
+"""Long-polling both ways through the server: at once, as usual requests are, and by the application for others."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import pytest
@@ -11,21 +11,24 @@ from tests.realtime.raw import Raw, realtime, serving
 from tests.support import Logged, until
 
 import portico
+from portico.realtime.polling import TaskPoll
+from portico.realtime.polls import HeldPoll
 
-WAYS = {"plain": False, "with an Origin": True}  # that one is looked at by the application
+Asked = Literal["plain", "as a page", "unusual"]  # the last one is looked at by the application
 
-ways = pytest.mark.parametrize("asked", WAYS.values(), ids=WAYS)
+ways = pytest.mark.parametrize("asked", ["plain", "as a page", "unusual"])
 
 
 class Way:
-    """Requests of one session, plain ones or not."""
+    """Requests of one session, usual ones or not."""
 
-    def __init__(self, raw: Raw, sid: str, asked: bool) -> None:
+    def __init__(self, raw: Raw, sid: str, asked: Asked) -> None:
         self.raw, self.sid = raw, sid
-        self.headers = {"Origin": raw.base} if asked else {}
+        self.headers = {"Origin": raw.base} if asked == "as a page" else {}
+        self.query = {"more": "1"} if asked == "unusual" else {}
 
     async def get(self) -> tuple[int, str]:
-        return await self.raw.request(sid=self.sid, headers=self.headers)
+        return await self.raw.request(sid=self.sid, headers=self.headers, **self.query)
 
     async def held_get(self) -> asyncio.Task[tuple[int, str]]:
         """A GET that the server holds already, as there is nothing to say."""
@@ -34,10 +37,10 @@ class Way:
         return held
 
     async def post(self, body: str) -> tuple[int, str]:
-        return await self.raw.request("POST", body.encode(), sid=self.sid, headers=self.headers)
+        return await self.raw.request("POST", body.encode(), sid=self.sid, headers=self.headers, **self.query)
 
 
-async def connected(raw: Raw, asked: bool) -> Way:
+async def connected(raw: Raw, asked: Asked) -> Way:
     way = Way(raw, await raw.poll_session(), asked)
     assert await way.post("40") == (200, "ok")
     status, text = await way.get()
@@ -46,11 +49,12 @@ async def connected(raw: Raw, asked: bool) -> Way:
 
 
 @ways
-async def test_a_held_get_gets_all_that_one_turn_brings(asked: bool, logged: Logged) -> None:
+async def test_a_held_get_gets_all_that_one_turn_brings(asked: Asked, logged: Logged) -> None:
     """Engine.IO v4, §HTTP long-polling: packets are joined by U+001E."""
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
         held = await way.held_get()
+        assert isinstance(raw.session.poll, TaskPoll if asked == "unusual" else HeldPoll)
         for n in range(3):
             raw.io.emit("news", n)
         assert await held == (200, '42["news",0]\x1e42["news",1]\x1e42["news",2]')
@@ -58,7 +62,7 @@ async def test_a_held_get_gets_all_that_one_turn_brings(asked: bool, logged: Log
 
 
 @ways
-async def test_what_waits_is_answered_at_once(asked: bool, logged: Logged) -> None:
+async def test_what_waits_is_answered_at_once(asked: Asked, logged: Logged) -> None:
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
         raw.io.emit("news", b"\x00")
@@ -66,7 +70,7 @@ async def test_what_waits_is_answered_at_once(asked: bool, logged: Logged) -> No
 
 
 @ways
-async def test_a_second_get_ends_the_session(asked: bool, logged: Logged) -> None:
+async def test_a_second_get_ends_the_session(asked: Asked, logged: Logged) -> None:
     """Engine.IO v4, §HTTP long-polling: one GET at a time; the one that is held is answered with a ``close``."""
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
@@ -77,7 +81,7 @@ async def test_a_second_get_ends_the_session(asked: bool, logged: Logged) -> Non
 
 
 @ways
-async def test_who_leaves_while_a_get_is_held_has_left(asked: bool, logged: Logged) -> None:
+async def test_who_leaves_while_a_get_is_held_has_left(asked: Asked, logged: Logged) -> None:
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
         held = await way.held_get()
@@ -88,7 +92,7 @@ async def test_who_leaves_while_a_get_is_held_has_left(asked: bool, logged: Logg
 
 @ways
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 1000])
-async def test_a_post_may_have_many_packets(asked: bool, count: int, logged: Logged) -> None:
+async def test_a_post_may_have_many_packets(asked: Asked, count: int, logged: Logged) -> None:
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
         assert await way.post("\x1e".join(f'42{n}["echo"]' for n in range(count))) == (200, "ok")
@@ -100,7 +104,7 @@ async def test_a_post_may_have_many_packets(asked: bool, count: int, logged: Log
 
 @ways
 @pytest.mark.parametrize("body", ["", "x", "42[", "bx", "40\x1e", "\x1e"])
-async def test_a_post_that_is_malformed_ends_the_session(asked: bool, body: str, logged: Logged) -> None:
+async def test_a_post_that_is_malformed_ends_the_session(asked: Asked, body: str, logged: Logged) -> None:
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
         status, text = await way.post(body)
@@ -110,7 +114,7 @@ async def test_a_post_that_is_malformed_ends_the_session(asked: bool, body: str,
 
 
 @ways
-async def test_a_post_waits_while_too_much_is_unread(asked: bool, logged: Logged) -> None:
+async def test_a_post_waits_while_too_much_is_unread(asked: Asked, logged: Logged) -> None:
     io = realtime(max_unread_bytes=2000)
     go = asyncio.Event()
 
@@ -128,7 +132,7 @@ async def test_a_post_waits_while_too_much_is_unread(asked: bool, logged: Logged
 
 
 @ways
-async def test_a_held_get_is_let_go_where_the_session_goes_to_websocket(asked: bool, logged: Logged) -> None:
+async def test_a_held_get_is_let_go_where_the_session_goes_to_websocket(asked: Asked, logged: Logged) -> None:
     """Engine.IO v4, §Upgrade: the server answers the pending GET with a ``noop``."""
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
@@ -143,7 +147,7 @@ async def test_a_held_get_is_let_go_where_the_session_goes_to_websocket(asked: b
 
 
 @ways
-async def test_a_held_get_is_answered_when_the_server_stops(asked: bool) -> None:
+async def test_a_held_get_is_answered_when_the_server_stops(asked: Asked) -> None:
     async with serving(realtime()) as raw:
         way = await connected(raw, asked)
         held = await way.held_get()
@@ -153,7 +157,7 @@ async def test_a_held_get_is_answered_when_the_server_stops(asked: bool) -> None
 
 async def test_a_page_of_another_origin_is_refused_on_every_request(logged: Logged) -> None:
     async with serving(realtime()) as raw:
-        way = await connected(raw, False)
+        way = await connected(raw, "plain")
         way.headers = {"Origin": "https://elsewhere.example"}
         assert (await way.get())[0] == 403
         assert (await way.post("40"))[0] == 403
@@ -162,7 +166,7 @@ async def test_a_page_of_another_origin_is_refused_on_every_request(logged: Logg
 @pytest.mark.parametrize("query", ["", "&t=abc", "&EIO=3"])
 async def test_the_order_of_the_query_does_not_matter(query: str, logged: Logged) -> None:
     async with serving(realtime()) as raw:
-        way = await connected(raw, False)
+        way = await connected(raw, "plain")
         raw.io.emit("news", 1)
         url = f"{raw.base}/socket.io/?sid={way.sid}{query}&transport=polling"
         async with raw.http.get(url) as answer:

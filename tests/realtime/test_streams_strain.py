@@ -8,6 +8,7 @@ import gc
 import itertools
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.support import GUARD_S, Peer, get, turns, until
 
 from portico.brokers.memory import MemoryBroker, MemoryHub
 from portico.realtime import History
-from portico.realtime.feeds import Kept
+from portico.realtime.feeds import PART, Kept
 
 KIB = 1024
 
@@ -96,8 +97,65 @@ async def test_what_slow_readers_have_read_of_the_history_is_held_once_for_all_o
         held = [
             each for each in gc.get_objects() if type(each) is Kept
         ]  # not isinstance: among all objects are proxies of what is gone
-        assert count <= len(held) <= count + 200  # and the newest, that are at hand
+        assert PART <= len(held) <= PART + 10  # and the newest, that are at hand: 64 KiB of them
         del held
+
+
+async def test_readers_that_got_stuck_at_different_times_hold_a_part_each_and_not_what_the_history_has_dropped() -> (
+    None
+):
+    io = realtime(history=History(count=300, max_bytes=64 * KIB * KIB))
+    async with serving(io) as raw, contextlib.AsyncExitStack() as stack:
+        start = (await io.room("a").history.read()).position
+        for number in range(1, 6):
+            for n in range(300):
+                io.to("a").emit("n", n, "x" * 20 * KIB)
+            slow = await stack.enter_async_context(await Peer.connect(raw.server, receive_buffer=64 * KIB))
+            slow.send(get(f"/socket.io/events?room=a&lastEventId={start}"))
+            await until(lambda: [one.exchange.stream.blocked for one in io.streams] == [True] * number)  # noqa: B023
+            start = (await io.room("a").history.read(last=0)).position
+        held = [each for each in gc.get_objects() if type(each) is Kept]
+        assert len(held) <= 5 * PART + 10
+        del held
+
+
+async def test_several_rooms_are_read_on_in_one_order_however_much_more_of_one_there_is() -> None:
+    io = realtime(history=History())
+    async with serving(io) as raw:
+        starts = [(await io.room(room).history.read()).position for room in "ab"]
+        for n in range(700):
+            now = time.time()
+            io.to("b" if n in (3, 350, 690) else "a").emit("n", n)
+            while time.time() == now:
+                pass  # the order of rooms is that of the clock
+        async with following(raw, "a", "b", after=",".join(starts)) as reader:
+            assert [args[0] for args in await reader.take(700)] == list(range(700))
+
+
+async def test_who_listens_within_the_application_reads_a_long_history_in_parts() -> None:
+    asked: list[Any] = []
+
+    class Asked(MemoryBroker):
+        async def history(self, *args: Any, **options: Any) -> Any:
+            span = await super().history(*args, **options)
+            asked.append(len(span.messages))
+            return span
+
+    io = realtime(history=History(), broker=Asked())
+    async with serving(io):
+        room = io.room("a")
+        start = (await room.history.read()).position
+        for n in range(700):
+            room.emit("n", n)
+        got: list[Any] = []
+        async for event in room.history.listen(since=start):
+            got.append(event.args[0])
+            if len(got) == 700:
+                room.emit("n", 700)
+            if len(got) == 701:
+                break
+        assert got == list(range(701))
+        assert max(asked) == PART
 
 
 async def test_streams_end_with_their_server_at_once() -> None:

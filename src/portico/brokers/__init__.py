@@ -33,7 +33,8 @@ What every broker guarantees. `portico.testing.check_broker` checks it, and noth
 5. **Accepted** means that the broker has it: a kept one is in the history; a passing one is on its way to every node
    that has subscribed, and can still be lost with a node or a connection, which is then a gap there.
 6. **History.** Offsets count 1, 2, 3 … under an epoch; a history that began anew has another. `history(since=…)` gives
-   exactly what was kept after that position, or says that it can't. `Retention` bounds it.
+   exactly what was kept after that position, or says that it can't. `Retention` bounds it. With a `limit` it gives the
+   first so many of these, and says whether there are more: read on from there, the parts are all, or end in a gap.
 7. **Presence.** A user with several connections joins once and leaves once. Nodes that host the channel are told of
    each change; what they are told adds up to `present`. A node that dies loses its connections when its lease
    runs out, at most `lease_s` later, and if it comes back it announces them again.
@@ -123,11 +124,13 @@ class Span(msgspec.Struct, frozen=True):
 
     `gap` says in plain words why the messages after the given position can't be had; `messages` is empty then.
     `position` is the newest place in the history: the one to go on from; None where the channel has no history.
+    `more`: a `limit` has cut it off, and `position` is that of its last message.
     """
 
     messages: tuple[Message, ...] = ()
     position: Position | None = None
     gap: str | None = None
+    more: bool = False
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -287,8 +290,12 @@ class Broker(abc.ABC):
         """Up to where this node has delivered what is kept of a channel that it hosts; None if that is not known."""
 
     @abc.abstractmethod
-    async def history(self, channel: str, *, since: Position | None = None, last: int | None = None) -> Span:
+    async def history(
+        self, channel: str, *, since: Position | None = None, last: int | None = None, limit: int | None = None
+    ) -> Span:
         """What was kept after `since`, or why that can't be had. Without `since` all there is; `last`: the newest few.
+
+        `limit`, 1 or more: at most so many, the oldest of these.
 
         Raises BrokerError where the history can't be read now.
         """

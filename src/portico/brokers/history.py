@@ -71,8 +71,13 @@ class History:
         ):
             self.bytes -= len(entries.popleft().payload)
 
-    def since(self, position: Position, now: float) -> list[Entry] | str:
-        """Exactly what was kept after `position`, oldest first; or, in plain words, why that can't be had."""
+    def since(
+        self, position: Position, now: float, last: int | None = None, limit: int | None = None
+    ) -> list[Entry] | str:
+        """Exactly what was kept after `position`, oldest first; or, in plain words, why that can't be had.
+
+        `last`: the newest so many of that; `limit`: the oldest so many of what is left.
+        """
         self.trim(now)
         if position.epoch != self.epoch:
             return "the history has begun anew since that position"
@@ -81,11 +86,14 @@ class History:
             return f"there is no such position: the newest message has offset {self.head}"
         if missed > len(self._entries):
             return f"{missed - len(self._entries)} of the {missed} messages after that position are no longer kept"
-        return self.last(missed, now)
+        return self.last(missed if last is None else min(last, missed), now, limit)
 
-    def last(self, count: int | None, now: float) -> list[Entry]:
-        """The newest `count` entries, oldest first; None for all."""
+    def last(self, count: int | None, now: float, limit: int | None = None) -> list[Entry]:
+        """The newest `count` entries, oldest first; None for all. `limit`: the oldest so many of these."""
         self.trim(now)
+        if limit is not None:
+            first = 0 if count is None else max(0, len(self._entries) - count)
+            return [self._entries[index] for index in range(first, min(first + limit, len(self._entries)))]
         if count is None or count >= len(self._entries):
             return list(self._entries)
         newest = list(islice(reversed(self._entries), count))

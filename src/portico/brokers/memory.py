@@ -384,16 +384,20 @@ class MemoryBroker(Broker):
     def position(self, channel: str) -> Position | None:
         return self._watch.position(channel)
 
-    async def history(self, channel: str, *, since: Position | None = None, last: int | None = None) -> Span:
+    async def history(
+        self, channel: str, *, since: Position | None = None, last: int | None = None, limit: int | None = None
+    ) -> Span:
         self._check(channel)
         self._check_reachable()
         if last is not None and last < 0:
             raise LocalError(f"history(last={last!r}): expected 0 or more, or None for all")
+        if limit is not None and limit < 1:
+            raise LocalError(f"history(limit={limit!r}): expected 1 or more, or None for all")
         history = self.hub.histories.get(channel)
         if history is None:
             return Span() if since is None else Span(gap="the channel has no history, or none any more")
         now = self.hub.loop.time()
-        found = history.last(last, now) if since is None else history.since(since, now)
+        found = history.last(last, now, limit) if since is None else history.since(since, now, last, limit)
         if isinstance(found, str):
             return Span(position=history.position, gap=found)
         try:
@@ -401,11 +405,13 @@ class MemoryBroker(Broker):
                 Message(
                     channel, self._decoder.decode(entry.payload), entry.publisher, history.epoch, entry.offset, True
                 )
-                for entry in (found if last is None else found[max(0, len(found) - last) :])
+                for entry in found
             )
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             log.warning("the history of channel %r can't be decoded: %s", channel, error)
             return Span(position=history.position, gap="a message of it can't be decoded")
+        if found and found[-1].offset < history.head:
+            return Span(messages, Position(history.epoch, found[-1].offset), more=True)
         return Span(messages, history.position)
 
     async def hosts(self, channel: str) -> frozenset[str]:

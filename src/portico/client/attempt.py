@@ -101,7 +101,9 @@ class Attempt:
         except BaseException:
             sock.close()
             raise
-        return Dialled(sock, address, deadline)
+        taken = socket.socket(fileno=sock.detach())  # who gave it, and closes it, closes nobody's descriptor
+        taken.setblocking(False)
+        return Dialled(taken, address, deadline)
 
     async def _dial_unix(self, path: str, turns: contextlib.AsyncExitStack) -> Dialled:
         deadline = await self._turn(turns, path)

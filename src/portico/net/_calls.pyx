@@ -9,6 +9,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t c_recv "recv" (int fd, void* data, size_t size, int flags)
     Py_ssize_t c_send "send" (int fd, const void* data, size_t size, int flags)
+    int MSG_DONTWAIT
 
 cdef extern from "Python.h":
     object PyErr_SetFromErrno(object kind)
@@ -23,7 +24,7 @@ cdef Py_ssize_t _result(Py_ssize_t size, Py_ssize_t nothing) except -2:
 
 
 cpdef Py_ssize_t receive(sock, int fd, bytearray buffer) except -2:
-    return _result(c_recv(fd, PyByteArray_AS_STRING(buffer), PyByteArray_GET_SIZE(buffer), 0), -1)
+    return _result(c_recv(fd, PyByteArray_AS_STRING(buffer), PyByteArray_GET_SIZE(buffer), MSG_DONTWAIT), -1)
 
 
 cdef unsigned int _sent = 0
@@ -34,9 +35,9 @@ cdef Py_ssize_t _send(int fd, const void* data, Py_ssize_t size) noexcept:
     cdef Py_ssize_t result
     _sent += 1
     if _sent & 63:
-        return c_send(fd, data, size, 0)
+        return c_send(fd, data, size, MSG_DONTWAIT)
     with nogil:
-        result = c_send(fd, data, size, 0)
+        result = c_send(fd, data, size, MSG_DONTWAIT)
     return result
 
 

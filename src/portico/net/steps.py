@@ -40,34 +40,29 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 
 class Begun:
-    """A coroutine that has begun, to be awaited from there on. ``waits_for``: what it gave at its last step; ``error``:
-    what is to be raised in it instead of waiting."""
+    """A coroutine that has begun, to be awaited from there on. ``waits_for``: what it gave at its last step."""
 
-    __slots__ = ("coroutine", "error", "waits_for")
+    __slots__ = ("coroutine", "waits_for")
 
     def __init__(self, coroutine: AnyCoroutine, waits_for: Any) -> None:
         self.coroutine = coroutine
         self.waits_for = waits_for
-        self.error: BaseException | None = None
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine, waits_for, error = self.coroutine, self.waits_for, self.error
-        value = None
+        coroutine, waits_for = self.coroutine, self.waits_for
+        step: Callable[[Any], Any]
         while True:
-            if error is None:
-                try:
-                    value = yield waits_for
-                except GeneratorExit:
-                    coroutine.close()
-                    raise
-                except BaseException as raised:
-                    error = raised
             try:
-                if error is None:
-                    waits_for = coroutine.send(value)
-                else:
-                    thrown, error = error, None
-                    waits_for = coroutine.throw(thrown)
+                value = yield waits_for
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:
+                step, value = coroutine.throw, error
+            else:
+                step = coroutine.send
+            try:
+                waits_for = step(value)
             except StopIteration as end:
                 return end.value
 

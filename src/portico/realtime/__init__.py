@@ -1,7 +1,7 @@
 """Events, rooms and recovery over sessions that belong to no transport: Engine.IO 4 and Socket.IO 5, the server.
 
 ``sessions`` (one client's session), ``engine`` (all of them), ``transport`` (WebSocket), ``polling`` and ``polls``
-(the usual ones), ``refusals``; above those ``channel`` (what a session's packets mean), ``clients`` and
+(the usual ones), ``origins``, ``refusals``; above those ``channel`` (what a session's packets mean), ``clients`` and
 ``namespaces`` on their compiled ``members``, ``emissions`` (whom an event is for), ``outgoing`` and ``fanout``
 (encoded once, for many), ``handlers`` and ``runners`` (the application's functions), ``events`` and ``arrivals``
 (what nodes exchange), ``recovery``, ``slow``. Rooms that are kept: ``history``, ``feeds``, ``following`` and

@@ -200,7 +200,13 @@ class Client(Member, Identified, Audience):
                 await self._connect()
             inbox = self._inbox
             while inbox:
-                await self._handle(inbox.popleft())
+                try:
+                    await self._handle(inbox.popleft())
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    # else the handler has raised that itself
             if self.state is GONE:
                 await self._tell_gone()
             self._working = False

@@ -13,7 +13,7 @@ import heapq
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -36,6 +36,7 @@ RECENT_BYTES = 64 * 1024
 LINGER_S = 60.0  # how long a room is followed that nobody asks for any more: who polls comes back
 MAX_LINGERING = 1000
 OPEN_S = 10.0  # how long the broker has to say from where a room is followed
+PART = 32  # events that who is far behind reads at once, and so may hold while it is slow
 ENVELOPE_BYTES = 300  # more than what a broker adds to an event
 CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{20}")
 
@@ -93,12 +94,13 @@ class Kept:
 class Read:
     """A part of a feed's history; see `portico.brokers.Span`. ``position`` is never None."""
 
-    __slots__ = ("gap", "kept", "position")
+    __slots__ = ("gap", "kept", "more", "position")
 
-    def __init__(self, kept: list[Kept], position: Position, gap: str | None = None) -> None:
+    def __init__(self, kept: list[Kept], position: Position, gap: str | None = None, more: bool = False) -> None:
         self.kept = kept
         self.position = position
         self.gap = gap
+        self.more = more
 
 
 class Watcher:
@@ -204,13 +206,15 @@ class Feed(Timed):
             return None  # the broker knows whether it is too old
         return Read(kept, position)
 
-    async def read(self, since: Position | None, last: int | None = None) -> Read:
-        """The history after `since`; all of it for None; of that the newest `last`. Raises BrokerError."""
+    async def read(self, since: Position | None, last: int | None = None, limit: int | None = None) -> Read:
+        """The history after `since`; all of it for None; of that the newest `last`; of that the oldest `limit`, or all
+        that is at hand. Raises BrokerError."""
         read = self.recent(since) if since is not None and last is None else None
         if read is not None:
             return read
-        span = await self.feeds.io.broker.history(self.channel, since=since, last=last)
-        return Read([self._shared(message) for message in span.messages], span.position or self.position, span.gap)
+        span = await self.feeds.io.broker.history(self.channel, since=since, last=last, limit=limit)
+        kept = [self._shared(message) for message in span.messages]
+        return Read(kept, span.position or self.position, span.gap, span.more)
 
     def _shared(self, message: Message) -> Kept:
         """A message of the history: however many slow readers hold it, it is there once."""
@@ -374,7 +378,7 @@ class Feeds:
         try:
             while True:
                 bell.clear()
-                read = await feed.read(position)
+                read = await feed.read(position, limit=PART)
                 if read.gap is not None:
                     raise HistoryGap(room, read.gap, str(read.position))
                 for kept in read.kept:
@@ -382,7 +386,8 @@ class Feeds:
                 position = read.position
                 if bell.over:
                     return
-                await bell.wait()
+                if not read.more:
+                    await bell.wait()
         finally:
             feed.unwatch(bell)
 
@@ -436,10 +441,21 @@ class Receipts(Receipt):
 
 
 def merged(reads: list[Read]) -> Iterator[tuple[int, Kept]]:
-    """What several rooms have kept, the oldest first as far as their clocks tell; of each room in its own order."""
+    """What several rooms have kept, the oldest first as far as their clocks tell; of each room in its own order.
+
+    It ends where one of them does that has more: that may be older than what the others still have, and is read first.
+    """
     if len(reads) == 1:
         return iter([(0, kept) for kept in reads[0].kept])
-    return heapq.merge(*([(index, kept) for kept in read.kept] for index, read in enumerate(reads)), key=_time)
+    items = heapq.merge(*([(index, kept) for kept in read.kept] for index, read in enumerate(reads)), key=_time)
+    return _up_to_more(items, reads) if any(read.more for read in reads) else iter(items)
+
+
+def _up_to_more(items: Iterable[tuple[int, Kept]], reads: list[Read]) -> Iterator[tuple[int, Kept]]:
+    for index, kept in items:
+        yield index, kept
+        if reads[index].more and kept is reads[index].kept[-1]:
+            return
 
 
 def _time(item: tuple[int, Kept]) -> float:

@@ -17,8 +17,9 @@ from portico.errors import BrokerError, LocalError, Refuse
 from portico.net.timers import Timed
 from portico.realtime.feeds import Feed, Kept, Read, Watcher, merged
 from portico.realtime.identity import EXPIRED, EXPIRED_DATA, Identity
+from portico.realtime.origins import Header
 from portico.realtime.polling import Waker, request_of, respond
-from portico.realtime.polls import JSON, Header
+from portico.realtime.polls import JSON
 from portico.realtime.refusals import Refused, forbidden, refused_by
 from portico.realtime.streams import Places, gap_block, joined
 from portico.wire import engineio, socketio, sse

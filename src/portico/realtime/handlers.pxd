@@ -8,6 +8,8 @@ cdef class Handler:
     cdef readonly Py_ssize_t least, most
     cdef list _checks
 
+    @cython.locals(count=Py_ssize_t, index=Py_ssize_t)
+    cpdef bint fits(self, list call) except -1
     @cython.locals(count=Py_ssize_t)
     cpdef check(self, list call)
     @cython.locals(index=Py_ssize_t)

@@ -54,6 +54,16 @@ class Handler:
         count = str(most) if least == most else f"{least} to {most}"
         return f"{count} argument" if count == "1" else f"{count} arguments"
 
+    def fits(self, call: list[Any]) -> bool:
+        """Whether an event's arguments, behind the first, surely are what the handler takes, as they are."""
+        count = len(call)
+        if count < self.least or count > self.most:
+            return False
+        for index, plain, _ in self._checks:  # noqa: SIM110 # a generator costs more than all of this
+            if index < count and type(call[index]) is not plain:
+                return False
+        return True
+
     def check(self, call: list[Any]) -> None:
         """Make of the client and an event's arguments what the handler is annotated to take; raises Refuse where they
         don't fit."""

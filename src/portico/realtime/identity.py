@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from portico.errors import LocalError, Refuse
@@ -148,25 +149,34 @@ class Identified:
     def renew(self, user: Any, *, expires_s: float | None = None, expires_at: float | None = None) -> None:
         """From now on it is `user`, until that expires: never, if neither is given. From any thread.
 
-        An `Identity` brings its own time, if neither is given.
+        An `Identity` brings its own time, if neither is given. Where it is another person now, as `Presence.identify`
+        tells, the one that it was leaves the presence of its rooms, and this one joins.
         """
         until = moment(expires_s, expires_at)
         if type(user) is Identity:
             until = user.expires_at if until is None else until
             user = user.user
-        self._live(user, until)
+        self._do(lambda: self._become(user, until))
 
     def expire(self, after_s: float | None = None, *, at: float | None = None) -> None:
         """Its identity expires in `after_s` seconds, or at the time `at`; if neither is given, never. From any
         thread."""
-        self._live(self.user, moment(after_s, at))
+        until = moment(after_s, at)
+        self._do(lambda: self._begin_life(self.user, until))  # who it is then: it may be renewed before
 
-    def _live(self, user: Any, until: float | None) -> None:
+    def _do(self, act: Callable[[], None]) -> None:
+        """On the event loop, in the order of the calls."""
         io = self.namespace.io
         if io.is_here():
-            self._begin_life(user, until)
+            act()
         else:
-            io.soon(lambda: self._begin_life(user, until))
+            io.soon(act)
+
+    def _become(self, user: Any, until: float | None) -> None:
+        client: Any = self
+        self._begin_life(user, until)
+        if client.connected and self.namespace.io.attendance is not None:
+            self.namespace.io.attendance.renewed(client)
 
     def _begin_life(self, user: Any, until: float | None) -> None:
         client: Any = self

@@ -11,7 +11,7 @@ from portico.wire cimport socketio
 cdef class Here:
     cdef public object recovery, _thread
     cdef public Runners runners
-    cdef public bint limited, running
+    cdef public bint ending, limited, running
 
     cpdef bint is_here(self) except -1
 
@@ -49,7 +49,9 @@ cdef class Member:
     cpdef _answer(self, id, result)
     @cython.locals(namespace=Group, io=Here, session=Session, handler=Handler, runners=Runners, connected=bint)
     cpdef _receive(self, list event, id, Py_ssize_t size)
-    @cython.locals(runner=Runner, namespace=Group)
+    @cython.locals(namespace=Group, functions=Functions, handler=Handler)
+    cdef _step(self, Runner runner, list event)
+    @cython.locals(runner=Runner)
     cdef bint _at_once(self, Runners runners, list event, id, Py_ssize_t size) except -1
     cpdef _begin(self)
 

@@ -14,7 +14,7 @@ from portico.realtime.emissions import Emission, emit, taken_by
 from portico.realtime.handlers import Function, Handler
 from portico.realtime.outgoing import Outgoing
 from portico.realtime.rates import allowed
-from portico.realtime.runners import EVENT_BYTES, Runners
+from portico.realtime.runners import EVENT_BYTES, Runner, Runners
 from portico.realtime.unidentified import afford
 from portico.wire import socketio
 from portico.wire.socketio import ACK, RESERVED
@@ -35,12 +35,13 @@ Item = tuple[list[Any], int | None, int]  # an event and its arguments; the id o
 class Here:
     """What every event asks of its `Realtime`. ``limited``: whether any event has a rate."""
 
-    __slots__ = ("_thread", "limited", "recovery", "runners", "running")
+    __slots__ = ("_thread", "ending", "limited", "recovery", "runners", "running")
 
     def __init__(self, recovery: Recovery | None, limited: bool) -> None:
         self.recovery = recovery
         self.limited = limited
         self.running = False
+        self.ending = False  # no handler is begun any more
         self.runners: Runners | None = None
         self._thread = 0
 
@@ -122,7 +123,7 @@ class Group:
             client._answer(id, error)
         except LocalError:
             logger.exception("the data of a Refuse can't be sent as JSON")
-            client._answer(id, {"error": reason})
+            client._answer(id, {"error": reason if isinstance(reason, str) else "refused"})
 
 
 class Member:
@@ -214,30 +215,50 @@ class Member:
             return False
         self._working = True
         name = event[0]
-        namespace = self.namespace
+        lost: BaseException | None = None  # what no answer tells
         try:
-            function, args = namespace.wanted(self, event)
-            value = runner.step(function, args)
-            if id is not None and runner.begun is None:
-                self._answer(id, value)
+            try:
+                value = self._step(runner, event)
+                if id is not None and runner.begun is None:
+                    self._answer(id, value)
+            except Exception as error:
+                runner.within(self.namespace.failed, self, name, id, error)
         except asyncio.CancelledError:
             pass
-        except Exception as error:
-            runner.within(namespace.failed, self, name, id, error)
-        finally:
-            runners.leave(runner)
+        except BaseException as error:
+            lost = error
+        runners.leave(runner)
         if runner.begun is not None:
             runner.go_on(self, name, id, size + EVENT_BYTES)
         elif self._inbox or self.state is not CONNECTED:
-            self._begin()  # what has come meanwhile, and its end
+            self._interrupted()  # what has come meanwhile, and its end
         else:
             self._working = False
+        if lost is not None:
+            runners.lost(lost)
         return True
 
+    def _step(self, runner: Runner, event: list[Any]) -> Any:
+        """Let the application begin with an event; returns what it has returned."""
+        namespace = self.namespace
+        functions = namespace.functions
+        handler = functions.handlers.get(event[0])
+        if handler is not None and handler.waits and not functions.before_events and handler.fits(event):
+            event[0] = self
+            return runner.step(handler.function, event)
+        function, args = runner.within(namespace.wanted, self, event)
+        return runner.step(function, args)
+
     def _interrupted(self) -> None:
-        """What dealt with its events was cancelled: another task goes on, unless it has left."""
+        """What dealt with its events has ended: another task goes on with what has come, and with its end."""
+        if (self._inbox or self.state is GONE) and not self.namespace.io.ending:
+            asyncio.get_running_loop().call_soon(self._resume)  # a task may begin at once: never one within another
+        else:
+            self._working = False
+
+    def _resume(self) -> None:
         self._working = False
-        if self._inbox and self.state is CONNECTED:
+        if not self.namespace.io.ending:
             self._begin()
 
     def _begin(self) -> None:

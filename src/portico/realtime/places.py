@@ -101,34 +101,59 @@ class Place(Timed):
         """A client is in the room from now on."""
         self.namespace = client.namespace
         self._wheel.cancel(self)
-        self.clients[client] = user = self._name(client)
         self._new[client] = None
-        if user:
-            connections = self.held.setdefault(user, {})
-            before = list(connections.items())
-            connections[client.id] = None
-            for connection, waiting in before:
-                if waiting is not None:  # the person is back
-                    self._wheel.cancel(waiting)
-                    if connection != client.id:
-                        self.drop(user, connection)
+        self._present(client, self._identify(client))
         self._soon()
 
-    def _name(self, client: Client) -> str:
-        """The user that a client is, who is made present; "" for nobody."""
+    def renew(self, client: Client) -> None:
+        """Its identity is another one. Where it is another person now, the one that it was leaves at once, unless that
+        one has another connection here, and then the one that it is joins."""
+        before = self.clients.get(client)
+        if before is None:
+            return
+        user = self._identify(client)
+        if user == before:
+            return
+        if before:
+            self.clients[client] = ""
+            self.drop(before, client.id)
+        self._present(client, user)
+
+    def _identify(self, client: Client) -> str:
+        """The user that a client is; "" for nobody."""
+        try:
+            user = self.attendance.options.identify(client)
+            if user and not isinstance(user, (str, int)):
+                raise LocalError(f"Presence(identify=…) has returned {user!r}: expected a str, or None")
+        except Exception:
+            self._not_shown(client)
+            return ""
+        return str(user) if user else ""
+
+    def _present(self, client: Client, user: str) -> None:
+        """From now on a client is this user, who is present; "" for nobody."""
+        self.clients[client] = ""
+        if not user:
+            return
         options = self.attendance.options
         try:
-            user = options.identify(client)
-            if not user:
-                return ""
-            if not isinstance(user, (str, int)):
-                raise LocalError(f"Presence(identify=…) has returned {user!r}: expected a str, or None")
             info = options.info(client) if options.info is not None else None
-            self.attendance.io.broker.join(self.channel, str(user), client.id, info)
+            self.attendance.io.broker.join(self.channel, user, client.id, info)
         except Exception:
-            logger.exception("%r could not be made present in %r", client, self.room)
-            return ""
-        return str(user)
+            self._not_shown(client)
+            return
+        self.clients[client] = user
+        connections = self.held.setdefault(user, {})
+        before = list(connections.items())
+        connections[client.id] = None
+        for connection, waiting in before:
+            if waiting is not None:  # the person is back
+                self._wheel.cancel(waiting)
+                if connection != client.id:
+                    self.drop(user, connection)
+
+    def _not_shown(self, client: Client) -> None:
+        logger.exception("%r could not be made present in %r", client, self.room)
 
     def leave(self, client: Client, wait_s: float) -> None:
         """It is there no more. The person that it was stays for `wait_s` seconds, where it has no other connection."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from portico.errors import ProtocolError, Refuse
-from portico.realtime.polls import JSON, NO_STORE, TEXT, Header, Poll, payload
-from portico.realtime.refusals import Refused, forbidden, refused_by
+from portico.realtime.origins import Header, cross_origin
+from portico.realtime.polls import JSON, NO_STORE, TEXT, Poll, payload
+from portico.realtime.refusals import Refused, refused_by
 from portico.wire import engineio
-from portico.wire.handshake import HandshakeRefused, check_origin
 from portico.wire.http1 import parse_request_head
 from portico.wire.request import ForwardedRequest, Request
 
@@ -125,16 +125,8 @@ class Polling:
         origin = fields.get(b"origin")
         if origin is None:
             return []
-        origins = self._mounted.options.origins
-        host = told_host(scope) or fields.get(b"host", b"").decode("latin-1")
-        try:
-            check_origin(origin.decode("latin-1"), host, scope["scheme"], origins)
-        except HandshakeRefused as refused:
-            raise forbidden(str(refused)) from None
-        if origins is not None and "*" in origins:
-            return [(b"access-control-allow-origin", b"*")]
-        allow = (b"access-control-allow-origin", origin), (b"access-control-allow-credentials", b"true")
-        return [*allow, (b"vary", b"Origin")]
+        host = told_host(scope) or fields.get(b"host", b"")
+        return cross_origin(origin, host, scope["scheme"], self._mounted.options.origins)
 
     async def _open(self, scope: dict[str, Any]) -> Session:
         request = request_of(scope)

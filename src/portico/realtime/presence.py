@@ -145,6 +145,13 @@ class Attendance:
         if place is not None:
             place.leave(client, 0.0)
 
+    def renewed(self, client: Client) -> None:
+        """It has another identity, perhaps that of another person."""
+        for room in client.rooms:
+            place = self.places.get(channel_of(client.namespace, room))
+            if place is not None:
+                place.renew(client)
+
     def gone(self, client: Client, reason: str) -> None:
         """It is not connected any more, but may come back."""
         wait_s = self.options.leave_after_s if reason in RECOVERABLE else 0.0

@@ -254,6 +254,7 @@ class Realtime(Here, Tickets, Audience, Mountable):
                 self._starting = self._loop = None
                 raise
             self.running = True
+            self.ending = False
             self._starting.set_result(None)
         elif self._starting is not None and not self._starting.done():
             await asyncio.shield(self._starting)
@@ -264,6 +265,7 @@ class Realtime(Here, Tickets, Audience, Mountable):
         self._servers -= 1
         if self._servers > 0 or not self.running:
             return
+        self.ending = True
         self.engine.stop()
         if self.runners is not None:
             await self.runners.stop()

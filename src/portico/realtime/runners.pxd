@@ -8,7 +8,7 @@ from portico.net.stepping cimport Stepped
 cdef class Runner(Stepped):
     cdef readonly object task, begun
     cdef Runners _runners
-    cdef object _pristine, _what
+    cdef object _name, _own, _pristine, _what
     cdef Py_ssize_t _references
     cdef bint _over
 
@@ -30,6 +30,8 @@ cdef class Runners:
 
     @cython.locals(runner=Runner, reactor=Reactor)
     cpdef Runner enter(self)
+    @cython.locals(unchanged=bint)
     cpdef leave(self, Runner runner)
+    cpdef lost(self, error)
     cdef _miss(self)
     cpdef forget(self, task)

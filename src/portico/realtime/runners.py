@@ -32,12 +32,14 @@ Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 class Runner(Stepped):
     """One such task, and what it waits in. ``begun``: its handler, where that has not returned at once."""
 
-    __slots__ = ("_over", "_pristine", "_references", "_runners", "_what", "begun", "task")
+    __slots__ = ("_name", "_over", "_own", "_pristine", "_references", "_runners", "_what", "begun", "task")
 
     def __init__(self, runners: Runners) -> None:
         Stepped.__init__(self)
         self._runners = runners
-        self._pristine: Context | None = None
+        self._own: Any = None  # the task's context
+        self._pristine: Context | None = None  # and a copy of it, as it has to be
+        self._name = ""
         self._references = 0
         self._over = False
         self._what: Any = None  # whose event the handler deals with, and which
@@ -52,13 +54,16 @@ class Runner(Stepped):
             return
         self.task = asyncio.current_task()
         self._pristine = copy_context()
+        self._name = self.task.get_name()
         runners.idle.append(self)
         try:
             await self
         except asyncio.CancelledError as error:
             if self.begun is None:
                 raise
-            self.begun.error = error  # the handler has cancelled its task, before it waited
+            if self.task.cancelling():  # by the handler, before it waited: what it waits for is to be cancelled
+                self.task.uncancel()
+                self.task.cancel(*error.args)
         if self.begun is not None:
             try:
                 await self._go_on(self.begun, *self._what)
@@ -76,23 +81,24 @@ class Runner(Stepped):
                 client.namespace.failed(client, name, id, error)
             finally:
                 client.session.hold(-size)
-        except BaseException:
-            client._interrupted()
-            raise
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError) or self.task.cancelling():
+                client._interrupted()
+                raise
+            # else the handler has raised that itself
         await client._work()  # what has come meanwhile, and its end
 
     def step(self, function: Callable[..., Any], args: list[Any]) -> Any:
         """Call a handler, as this task: what it returns, or None where it waits, and has ``begun``."""
-        coroutine, value = first_step(self._context, function, args)  # type: ignore[arg-type] # it waits: there is one
+        coroutine, value = first_step(self._own, function, args)
         if coroutine is None:
             return value
         self.begun = Begun(coroutine, value)
         return None
 
-    def within(self, function: Callable[..., Any], *args: Any) -> None:
+    def within(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function in the task's context."""
-        if self._context is not None:
-            self._context.run(function, *args)
+        return self._own.run(function, *args)
 
     def go_on(self, client: Member, name: str, id: int | None, size: int) -> None:
         """Let the task wait for the handler: the event of `size` counts as unread until that is over."""
@@ -115,7 +121,9 @@ class Runner(Stepped):
         return (
             self._callback is not None  # else it was cancelled
             and references(self.task) == self._references
-            and self._context == self._pristine
+            and self._own == self._pristine
+            and self.task._callbacks is None
+            and self.task.get_name() == self._name
         )
 
     def __next__(self) -> Runner:
@@ -163,6 +171,7 @@ class Runners:
         except RuntimeError:
             return None
         self.idle.pop()
+        runner._own = runner._context
         return runner
 
     def leave(self, runner: Runner) -> None:
@@ -174,10 +183,20 @@ class Runners:
             return
         if self._credit < CREDIT:
             self._credit += 1
-        if runner.is_unchanged():
+        try:
+            unchanged = not self.stopped and runner.is_unchanged()
+        except Exception:  # of a context variable's value, compared with what it was
+            unchanged = False
+        if unchanged:
             self.idle.append(runner)
         else:
             runner.end()
+
+    def lost(self, error: BaseException) -> None:
+        """A handler, or what tells of its failure, has raised what nobody takes: as in a task."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        self._loop.call_exception_handler({"message": "an event could not be dealt with", "exception": error})
 
     def _miss(self) -> None:
         self._missed += 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from portico.brokers import Position
 from portico.errors import BrokerError
 from portico.net.timers import NEVER, Timed
-from portico.realtime.feeds import Feed, Kept, Read, Watcher, merged
+from portico.realtime.feeds import PART, Feed, Kept, Read, Watcher, merged
 from portico.wire import socketio, sse
 
 if TYPE_CHECKING:
@@ -152,14 +152,16 @@ class Listener(Timed):
         """Write what came after `places`; returns whether there may be more."""
         group = self.group
         await self._room()
-        reads = [await feed.read(place) for feed, place in zip(group.feeds, places, strict=True)]
+        reads = [await feed.read(place, limit=PART) for feed, place in zip(group.feeds, places, strict=True)]
         for index, read in enumerate(reads):
             if read.gap is not None:
                 places[index] = read.position
                 self.write(gap_block(places, group.feeds[index].room, read.gap))
         await self._replay(places, reads)
-        places[:] = [read.position for read in reads]
-        return self._is_short(places)
+        more = any(read.more for read in reads)
+        if not more:
+            places[:] = [read.position for read in reads]
+        return self._is_short(places) or more
 
     async def _replay(self, places: Places, reads: list[Read]) -> None:
         for index, kept in merged(reads):

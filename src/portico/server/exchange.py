@@ -17,7 +17,7 @@ from portico.errors import LocalError
 from portico.server.awaitables import DONE, Ready
 from portico.server.files import send_file
 from portico.server.response import Response
-from portico.server.scopes import ENDS_A_TURN, http_base
+from portico.server.scopes import ENDS_A_TURN
 from portico.server.switch import INTERNAL_ERROR
 from portico.wire.http1 import RequestHead, simple_response
 
@@ -151,6 +151,16 @@ class Exchange(Response):
     def peek_body(self) -> bytes:
         """As much of the request's body as is here."""
         return b"".join(self._body or ())
+
+    def seen(self) -> tuple[Any, str, str | None]:
+        """The client's address, the scheme it used, and the host that a trusted proxy says it asked: as in the scope of
+        this request, where it has one."""
+        server, stream = self._server, self.stream
+        scheme = "https" if stream.tls else "http"
+        if server.proxies is None:
+            return server.peer(stream), scheme, None
+        seen = server.proxies.seen(stream, self.head.headers)
+        return seen.client, seen.scheme or scheme, seen.host
 
     # -- the application -----------------------------------------------------------------------------------------
 
@@ -359,9 +369,9 @@ class Exchange(Response):
             return
         self._logged = True
         head = self.head
-        scope = self._scope if self._scope is not None else http_base(self._server, self.stream)
+        scope = self._scope
+        client, scheme, _ = self.seen() if scope is None else (scope["client"], scope["scheme"], None)
         agent = next((value for name, value in head.headers if name == b"user-agent"), b"")
-        client, scheme = scope["client"], scope["scheme"]
         access.request(
             head.method, head.target, head.version, self.status or 499, self.sent, self.began, client, scheme, agent
         )

@@ -41,6 +41,42 @@ async def history_gives_exactly_what_was_missed(cluster: Cluster) -> None:
         expect_equal(span.position, positions[-1], "the span's position")
 
 
+async def history_comes_in_parts_that_are_the_whole(cluster: Cluster) -> None:
+    """Guarantee 6: with a limit the first so many, and whether there are more; what has gone meanwhile is a gap."""
+    async with cluster.nodes(2) as (one, two):
+        channel, keep = cluster.channel(), Retention(count=10)
+        start = await one.broker.subscribe(channel, keep)
+        positions = [await two.broker.publish(channel, number, keep) for number in range(10)]
+        for since in (start, None):
+            for limit in (1, 3, 5, 10, 11):
+                got: list[int] = []
+                place, more = since, True
+                while more:
+                    span = await one.broker.history(channel, since=place, limit=limit)
+                    expect(span.gap is None, f"history(since={place}, limit={limit}): got the gap {span.gap!r}")
+                    expect_equal(len(span.messages), min(limit, 10 - len(got)), f"how many with limit={limit}")
+                    got += [message.data for message in span.messages]
+                    expect_equal(span.position, positions[len(got) - 1], f"the place to go on from, limit={limit}")
+                    expect_equal(span.more, len(got) < 10, f"more, with limit={limit}")
+                    place, more = span.position, span.more
+                expect_equal(got, list(range(10)), f"the parts since {since} with limit={limit}")
+        span = await one.broker.history(channel, last=4, limit=2)
+        expect_equal([message.data for message in span.messages], [6, 7], "history(last=4, limit=2)")
+        span = await one.broker.history(channel, since=positions[-1], limit=2)
+        expect_equal((span.messages, span.position, span.more), ((), positions[-1], False), "nothing is left")
+        span = await one.broker.history(channel, since=start, limit=2)
+        for number in range(10, 13):
+            await two.broker.publish(channel, number, keep)
+        span = await one.broker.history(channel, since=span.position, limit=2)
+        expect(bool(span.gap), f"what came after the first part is gone: expected a gap, got {span.messages!r:.200}")
+        expect_equal((span.messages, span.more), ((), False), "messages beside a gap")
+        try:
+            await one.broker.history(channel, limit=0)
+        except LocalError:
+            return
+        raise Violation("history(limit=0): expected LocalError")
+
+
 async def history_says_when_it_can_not(cluster: Cluster) -> None:
     """Guarantee 6: gone, another epoch, an offset that never was, no history at all: never a part, never silence."""
     async with cluster.nodes(1) as (one,):
@@ -225,6 +261,7 @@ async def positions_are_read_from_text(cluster: Cluster) -> None:
 
 STATE_CHECKS: Final[tuple[Callable[[Cluster], Awaitable[None]], ...]] = (
     history_gives_exactly_what_was_missed,
+    history_comes_in_parts_that_are_the_whole,
     history_says_when_it_can_not,
     history_is_bounded,
     a_person_joins_once_and_leaves_once,
