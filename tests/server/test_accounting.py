@@ -335,3 +335,21 @@ async def test_with_context_takeover_zlib_is_held_from_the_first_compressed_mess
         )
         assert ws.cost.total == sum((ws.cost.unread, ws.cost.assembly, ws.cost.compression, ws.cost.outbox))
         handler.orders.put_nowait("end")
+
+
+async def test_zlib_is_not_held_any_longer_than_the_connection() -> None:
+    """Not even by who keeps its WebSocket, nor until the garbage collector runs."""
+    handler = Held()
+    deflate = portico.Deflate(server_context_takeover=True, client_context_takeover=True)
+    async with serving(handler, deflate=deflate) as server:
+        async with await Peer.connect(server) as peer:
+            await peer.open("/", sec_websocket_extensions="permessage-deflate")
+            await until(lambda: handler.sockets)
+            [ws] = handler.sockets
+            peer.send(frame(0xC2, packed(bytes(310))))
+            await until(lambda: ws.cost.unread)
+            ws.write(bytes(5000))
+            assert ws.cost.compression > 5 * WINDOW
+        await until(lambda: ws.stream.gone)
+        assert ws.cost.compression == 0
+        handler.orders.put_nowait("end")

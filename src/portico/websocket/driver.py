@@ -434,6 +434,8 @@ class Driver(Owner):
 
     def _clean_up(self) -> None:
         """TCP has ended: the one clean-up, run once by the stream."""
+        if self.wire.codec is not None:
+            self.wire.codec.forget()
         if self.rooms is not None:
             for room in list(self.rooms):
                 room.discard(self)

@@ -67,6 +67,10 @@ class Codec:
         writing = 0 if self._compressor is None else (1 << (self.write_bits + 2)) + (1 << (self.memory_level + 9))
         return reading + writing
 
+    def forget(self) -> None:
+        """The connection has ended: whoever still has it, if only until garbage is collected, holds no windows."""
+        self._inflater = self._compressor = None
+
     def compress(self, payload: bytes) -> bytes | None:
         """`payload` compressed, or None where it is better sent as it is."""
         if len(payload) < self.threshold or not payload:
