@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import sys
+from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import pytest
@@ -28,6 +30,22 @@ class Incomparable:
         raise ValueError("ambiguous")
 
     __hash__ = None  # type: ignore[assignment]
+
+
+Told = list[dict[str, Any]]
+
+
+@pytest.fixture
+async def told() -> AsyncIterator[Told]:
+    """What the event loop's exception handler is told."""
+    loop = asyncio.get_running_loop()
+    heard: Told = []
+    loop.set_exception_handler(lambda loop, context: heard.append(context))
+    try:
+        yield heard
+        gc.collect()
+    finally:
+        loop.set_exception_handler(None)
 
 
 def cancel() -> None:
@@ -68,12 +86,13 @@ async def test_what_checks_an_argument_runs_in_the_handlers_context(logged: Logg
     assert seen == [("none", True)] * 3
 
 
-async def test_a_refusal_whose_reason_is_no_text_is_an_answer(logged: Logged) -> None:
+@pytest.mark.parametrize("reason", [ValueError("x"), "\ud800"])
+async def test_a_refusal_whose_reason_is_no_text_is_an_answer(reason: Any, logged: Logged) -> None:
     io = realtime()
 
     @io.on("refuse")
     async def refuse(client: Any) -> None:
-        raise portico.Refuse(ValueError("x"))  # type: ignore[arg-type]
+        raise portico.Refuse(reason)
 
     async with serving(io) as raw, raw.socket() as ws:
         await connected(raw, ws)
@@ -250,6 +269,77 @@ async def test_what_came_before_a_client_left_is_dealt_with_though_a_handler_was
         await until(lambda: len(order) == 3)
         assert order == [1, 2, "client namespace disconnect"]
         await until(lambda: raw.session._unread == 0)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), Strange("so")])
+async def test_nobody_is_asked_twice_whether_a_client_may_connect(
+    error: BaseException, logged: Logged, told: Told
+) -> None:
+    """Also where it has sent an event already."""
+    io = portico.Realtime()
+    asked: list[Any] = []
+
+    @io.on("connect")
+    async def connect(client: Any, auth: Any) -> None:
+        asked.append(auth)
+        await asyncio.sleep(0)
+        raise error
+
+    async with serving(io) as raw, raw.socket() as ws:
+        await ws.opened()
+        await ws.send("40", '42["echo",1]')
+        await ws.expect('44{"message":"internal error"}')
+        await until(lambda: raw.session._unread == 0)
+        assert len(asked) == 1
+
+
+async def test_a_client_that_its_handler_has_ended_is_told_gone_when_the_server_stops(logged: Logged) -> None:
+    io = realtime()
+    gone: list[str] = []
+
+    @io.on("leave")
+    async def leave(client: Any) -> None:
+        client.disconnect()
+        asyncio.get_running_loop().call_soon(stopping.set)
+        stops.append(asyncio.ensure_future(raw.server.close()))
+
+    @io.on("disconnect")
+    async def disconnected(client: Any, reason: str) -> None:
+        await asyncio.sleep(0)
+        gone.append(reason)
+
+    stopping = asyncio.Event()
+    stops: list[asyncio.Future[None]] = []
+    async with serving(io) as raw, raw.socket() as ws:
+        await connected(raw, ws)
+        await warm(raw, ws)
+        await ws.send('42["leave"]')
+        await stopping.wait()
+        await stops[0]
+        assert gone == ["server namespace disconnect"]
+
+
+async def test_a_handler_that_cancels_its_task_harms_nobody_who_waits_for_the_same(logged: Logged) -> None:
+    io = realtime()
+    others: list[asyncio.Task[Any]] = []
+
+    async def other(future: asyncio.Future[None]) -> None:
+        await future
+
+    @io.on("wait")
+    async def wait(client: Any) -> None:
+        future = asyncio.get_running_loop().create_future()
+        others.append(asyncio.create_task(other(future)))
+        cancel()
+        await future
+
+    async with serving(io) as raw, raw.socket() as ws:
+        await connected(raw, ws)
+        await warm(raw, ws)
+        await ws.send('42["wait"]')
+        await still_works(raw, ws)
+        with pytest.raises(asyncio.CancelledError):
+            await others[0]
 
 
 class Named:

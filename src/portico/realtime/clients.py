@@ -199,7 +199,7 @@ class Client(Member, Identified, Audience):
             if self.state is CONNECTING:
                 await self._connect()
             inbox = self._inbox
-            while inbox:
+            while inbox and not self.namespace.io.ending:
                 try:
                     await self._handle(inbox.popleft())
                 except asyncio.CancelledError:
@@ -248,6 +248,11 @@ class Client(Member, Identified, Audience):
         except Exception:
             logger.exception("a client of %s could not be let in; it was refused", self.namespace.name)
             self._refuse({"message": "internal error"})
+        except BaseException as error:  # nobody is asked twice
+            self._refuse({"message": "internal error"})
+            task = asyncio.current_task()
+            if not isinstance(error, asyncio.CancelledError) or task is None or task.cancelling():
+                raise
         else:
             if self.state is CONNECTING:
                 self._establish(restored)

@@ -12,6 +12,7 @@ cdef class Here:
     cdef public object recovery, _thread
     cdef public Runners runners
     cdef public bint ending, limited, running
+    cdef public int resuming
 
     cpdef bint is_here(self) except -1
 

@@ -35,11 +35,12 @@ Item = tuple[list[Any], int | None, int]  # an event and its arguments; the id o
 class Here:
     """What every event asks of its `Realtime`. ``limited``: whether any event has a rate."""
 
-    __slots__ = ("_thread", "ending", "limited", "recovery", "runners", "running")
+    __slots__ = ("_thread", "ending", "limited", "recovery", "resuming", "runners", "running")
 
     def __init__(self, recovery: Recovery | None, limited: bool) -> None:
         self.recovery = recovery
         self.limited = limited
+        self.resuming = 0  # clients whose next task is on its way
         self.running = False
         self.ending = False  # no handler is begun any more
         self.runners: Runners | None = None
@@ -118,12 +119,14 @@ class Group:
             self._answer_error(client, id, "internal error")
 
     def _answer_error(self, client: Any, id: int | None, reason: str, data: Any = None) -> None:
-        error = {"error": reason} if data is None else {"error": reason, "data": data}
-        try:
-            client._answer(id, error)
-        except LocalError:
-            logger.exception("the data of a Refuse can't be sent as JSON")
-            client._answer(id, {"error": reason if isinstance(reason, str) else "refused"})
+        error = {"error": reason}
+        for answer in [error] if data is None else [error | {"data": data}, error]:
+            try:
+                client._answer(id, answer)
+                return
+            except LocalError as unsendable:
+                logger.error("a Refuse with what can't be sent as JSON", exc_info=unsendable)
+        client._answer(id, {"error": "refused"})
 
 
 class Member:
@@ -252,11 +255,13 @@ class Member:
     def _interrupted(self) -> None:
         """What dealt with its events has ended: another task goes on with what has come, and with its end."""
         if (self._inbox or self.state is GONE) and not self.namespace.io.ending:
+            self.namespace.io.resuming += 1
             asyncio.get_running_loop().call_soon(self._resume)  # a task may begin at once: never one within another
         else:
             self._working = False
 
     def _resume(self) -> None:
+        self.namespace.io.resuming -= 1
         self._working = False
         if not self.namespace.io.ending:
             self._begin()

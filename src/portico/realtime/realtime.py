@@ -265,7 +265,6 @@ class Realtime(Here, Tickets, Audience, Mountable):
         self._servers -= 1
         if self._servers > 0 or not self.running:
             return
-        self.ending = True
         self.engine.stop()
         if self.runners is not None:
             await self.runners.stop()
@@ -273,13 +272,18 @@ class Realtime(Here, Tickets, Audience, Mountable):
             self.feeds.stop()
         if self.attendance is not None:
             self.attendance.end()
-        tasks = {task for task in self._tasks if task is not asyncio.current_task()}
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=END_S)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=1.0)
+        by = asyncio.get_running_loop().time() + END_S
+        while (tasks := self._others()) or self.resuming:
+            left = by - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await (asyncio.wait(tasks, timeout=left) if tasks else asyncio.sleep(0))
+        self.ending = True
+        late = self._others()
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1.0)
         self.running = False
         self._starting = None
         if self.feeds is not None:
@@ -289,6 +293,9 @@ class Realtime(Here, Tickets, Audience, Mountable):
             namespace.forget_subscriptions()
         self.pool.close()
         self._loop = self._spawn = None
+
+    def _others(self) -> set[asyncio.Task[Any]]:
+        return {task for task in self._tasks if task is not asyncio.current_task()}
 
     def soon(self, act: Callable[[], object]) -> None:
         """Do it on the event loop's thread; from any."""

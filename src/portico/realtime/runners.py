@@ -119,10 +119,10 @@ class Runner(Stepped):
     def is_unchanged(self) -> bool:
         """Whether nobody can tell that this task has had a handler."""
         return (
-            self._callback is not None  # else it was cancelled
+            not self._over  # else it was cancelled
             and references(self.task) == self._references
             and self._own == self._pristine
-            and self.task._callbacks is None
+            and not self.task._callbacks
             and self.task.get_name() == self._name
         )
 
@@ -138,7 +138,9 @@ class Runner(Stepped):
     def cancel(self, msg: Any = None) -> bool:
         if self in self._runners.idle:
             self._runners.idle.remove(self)
-        return Stepped.cancel(self, msg)
+            return Stepped.cancel(self, msg)
+        self._over = True
+        return False  # its handler runs: the task keeps that in mind
 
 
 class Runners:
@@ -185,7 +187,7 @@ class Runners:
             self._credit += 1
         try:
             unchanged = not self.stopped and runner.is_unchanged()
-        except Exception:  # of a context variable's value, compared with what it was
+        except BaseException:  # of a context variable's value, compared with what it was
             unchanged = False
         if unchanged:
             self.idle.append(runner)
