@@ -149,6 +149,16 @@ CASES = {
             floor="send",
         ),
         Case(
+            "sfan4",
+            "Socket.IO on WebSocket: broadcast of 64 bytes to 1,000 sessions, 4 in flight",
+            "siofan",
+            WEBSOCKET,
+            1000,
+            depth=4,
+            unit="delivery",
+            floor="send",
+        ),
+        Case(
             "sidle",
             "Socket.IO on WebSocket: 5,000 sessions that say nothing",
             "sioopen",
