@@ -293,30 +293,34 @@ async def test_nobody_is_asked_twice_whether_a_client_may_connect(
         assert len(asked) == 1
 
 
-async def test_a_client_that_its_handler_has_ended_is_told_gone_when_the_server_stops(logged: Logged) -> None:
+async def test_a_client_whose_handler_ends_oddly_while_the_server_stops_is_told_gone(logged: Logged) -> None:
     io = realtime()
+    go = asyncio.Event()
     gone: list[str] = []
 
-    @io.on("leave")
-    async def leave(client: Any) -> None:
-        client.disconnect()
-        asyncio.get_running_loop().call_soon(stopping.set)
-        stops.append(asyncio.ensure_future(raw.server.close()))
+    @io.on("wait")
+    async def wait(client: Any) -> None:
+        await go.wait()
+        cancel()
+        await asyncio.sleep(0)
 
     @io.on("disconnect")
     async def disconnected(client: Any, reason: str) -> None:
         await asyncio.sleep(0)
         gone.append(reason)
 
-    stopping = asyncio.Event()
-    stops: list[asyncio.Future[None]] = []
     async with serving(io) as raw, raw.socket() as ws:
         await connected(raw, ws)
         await warm(raw, ws)
-        await ws.send('42["leave"]')
-        await stopping.wait()
-        await stops[0]
-        assert gone == ["server namespace disconnect"]
+        await ws.send('42["wait"]')
+        await until(lambda: raw.session._unread > 0)
+        stop = asyncio.create_task(raw.server.close())
+        runners = raw.io.runners
+        assert runners is not None
+        await until(lambda: runners.stopped)  # the Realtime is about to end
+        go.set()
+        await stop
+        assert gone == ["server shutting down"]
 
 
 async def test_a_handler_that_cancels_its_task_harms_nobody_who_waits_for_the_same(logged: Logged) -> None:

@@ -80,6 +80,7 @@ async def test_what_a_handler_does_with_its_task_stays_with_it(logged: Logged) -
         await warm(raw, ws)
         await ws.send('421["keep"]')
         await ws.expect('431["kept"]')
+        await until(kept[0].done)  # as any task whose handler has returned
         await ws.send('423["wait"]', '422["cancel"]')
         answer = await ws.next()
         assert answer in ("432[[false]]", "432[[true]]")

@@ -6,6 +6,7 @@ are held to the same tests.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
@@ -37,6 +38,12 @@ def _step(function: Callable[..., Awaitable[Any]], args: list[Any]) -> tuple[Any
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+def is_cancelled() -> bool:
+    """Whether somebody has cancelled the running task; where not, a CancelledError is what its own code has raised."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 class Begun:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from portico.codes import Close
 from portico.errors import ConnectionClosed, LocalError, Refuse
+from portico.net.steps import is_cancelled
 from portico.realtime.emissions import Audience, Selection, names
 from portico.realtime.identity import Identified, Lifetime
 from portico.realtime.members import CONNECTED, CONNECTING, GONE, Item, Member
@@ -203,10 +204,8 @@ class Client(Member, Identified, Audience):
                 try:
                     await self._handle(inbox.popleft())
                 except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if task is None or task.cancelling():
+                    if is_cancelled():
                         raise
-                    # else the handler has raised that itself
             if self.state is GONE:
                 await self._tell_gone()
             self._working = False
@@ -250,8 +249,7 @@ class Client(Member, Identified, Audience):
             self._refuse({"message": "internal error"})
         except BaseException as error:  # nobody is asked twice
             self._refuse({"message": "internal error"})
-            task = asyncio.current_task()
-            if not isinstance(error, asyncio.CancelledError) or task is None or task.cancelling():
+            if not isinstance(error, asyncio.CancelledError) or is_cancelled():
                 raise
         else:
             if self.state is CONNECTING:

@@ -31,8 +31,10 @@ cdef class Group:
     cdef public bytes _head
 
     cpdef Outgoing packed(self, tuple args)
-    @cython.locals(functions=Functions, handler=Handler)
+    @cython.locals(handler=Handler)
     cpdef tuple wanted(self, client, list event)
+    @cython.locals(functions=Functions, handler=Handler)
+    cpdef Handler direct(self, name)
     cpdef failed(self, client, name, id, error)
 
 
@@ -50,7 +52,7 @@ cdef class Member:
     cpdef _answer(self, id, result)
     @cython.locals(namespace=Group, io=Here, session=Session, handler=Handler, runners=Runners, connected=bint)
     cpdef _receive(self, list event, id, Py_ssize_t size)
-    @cython.locals(namespace=Group, functions=Functions, handler=Handler)
+    @cython.locals(namespace=Group, handler=Handler)
     cdef _step(self, Runner runner, list event)
     @cython.locals(runner=Runner)
     cdef bint _at_once(self, Runners runners, list event, id, Py_ssize_t size) except -1

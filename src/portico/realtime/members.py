@@ -102,13 +102,18 @@ class Group:
     def wanted(self, client: Any, event: list[Any]) -> tuple[Function, list[Any]]:
         """What the application wants to be called for an event, and with what, which `event` may become. Raises Refuse
         where its arguments don't fit."""
-        functions = self.functions
-        handler = functions.handlers.get(event[0])
-        if handler is None or not handler.waits or functions.before_events:
+        handler = self.direct(event[0])
+        if handler is None:
             return self._call, [client, event[0], event[1:]]
         event[0] = client
         handler.check(event)
         return handler.function, event
+
+    def direct(self, name: str) -> Handler | None:
+        """The handler of an event where nothing but its arguments' check comes before it, as with most."""
+        functions = self.functions
+        handler = functions.handlers.get(name)
+        return None if handler is None or not handler.waits or functions.before_events else handler
 
     def failed(self, client: Any, name: str, id: int | None, error: Exception) -> None:
         """The application has raised `error` for an event: that is its answer."""
@@ -244,9 +249,8 @@ class Member:
     def _step(self, runner: Runner, event: list[Any]) -> Any:
         """Let the application begin with an event; returns what it has returned."""
         namespace = self.namespace
-        functions = namespace.functions
-        handler = functions.handlers.get(event[0])
-        if handler is not None and handler.waits and not functions.before_events and handler.fits(event):
+        handler = namespace.direct(event[0])
+        if handler is not None and handler.fits(event):
             event[0] = self
             return runner.step(handler.function, event)
         function, args = runner.within(namespace.wanted, self, event)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portico.net.reactor import Reactor
 from portico.net.stepping import Stepped
-from portico.net.steps import Begun, first_step, references
+from portico.net.steps import Begun, first_step, is_cancelled, references
 
 if TYPE_CHECKING:
     from portico.realtime.members import Member
@@ -82,10 +82,9 @@ class Runner(Stepped):
             finally:
                 client.session.hold(-size)
         except BaseException as error:
-            if not isinstance(error, asyncio.CancelledError) or self.task.cancelling():
+            if not isinstance(error, asyncio.CancelledError) or is_cancelled():
                 client._interrupted()
                 raise
-            # else the handler has raised that itself
         await client._work()  # what has come meanwhile, and its end
 
     def step(self, function: Callable[..., Any], args: list[Any]) -> Any:
